@@ -1,0 +1,165 @@
+"""Messages on the gateway socket. Every frame is a 4-byte big-endian length and that many bytes of JSON.
+
+DTMA speaks first with the snapshot, in parts that fit a frame, then sends deltas; a worker acknowledges each
+revision once every request it handles from then on obeys it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from toolbox_dtma.wire import Credential, Expose, HostConfig, ProbeReport
+
+LINK_VERSION = 1
+MAX_FRAME_BYTES = 1024 * 1024
+
+
+class Message(BaseModel):
+    """Base of all messages; `v` is refused if it is not ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: Literal[1] = 1
+
+
+class InstanceRoute(BaseModel):
+    """Where an instance's container listens. `address` is None while nothing runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    incarnation: str
+    """Changes with every container start; session ids of an older one are refused with 404."""
+    address: str | None
+    port: int
+    path: str
+    state: Literal["running", "stopped", "unavailable"]
+    surface: tuple[str, ...] | None = None
+    """Names of all tools of the last probe; None before the first one."""
+
+
+class GrantPolicy(BaseModel):
+    """One connection as a worker needs it. Both filters apply, unmerged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: str
+    instance: str
+    credentials: tuple[Credential, ...]
+    server_expose: Expose
+    expose: Expose
+    expires_at: datetime | None = None
+
+
+class SigningKey(BaseModel):
+    """One key of the session id key ring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kid: str
+    secret: Annotated[str, Field(repr=False)]
+    """32 random bytes, base64url without padding."""
+
+
+class KeyRing(BaseModel):
+    """Keys that verify session ids; `signing` names the one that signs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    signing: str
+    keys: tuple[SigningKey, ...]
+
+
+class Change(BaseModel):
+    """A set of puts and deletes that a worker applies as one step. Absent fields change nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instances: tuple[InstanceRoute, ...] = ()
+    instances_gone: tuple[str, ...] = ()
+    grants: tuple[GrantPolicy, ...] = ()
+    grants_gone: tuple[str, ...] = ()
+    keyring: KeyRing | None = None
+    config: HostConfig | None = None
+
+
+class Snapshot(Message):
+    """One part of the whole policy. The worker replaces what it had when the last part arrived, then acks."""
+
+    kind: Literal["snapshot"] = "snapshot"
+    revision: int
+    part: int
+    parts: int
+    change: Change
+
+
+class Delta(Message):
+    """A change that makes the policy `revision`."""
+
+    kind: Literal["delta"] = "delta"
+    revision: int
+    change: Change
+
+
+class Ping(Message):
+    """Liveness: a worker that has not answered within 300 ms while an ack is awaited is killed by DTMA."""
+
+    kind: Literal["ping"] = "ping"
+    nonce: int
+
+
+class ProbeRequest(Message):
+    """Hold an MCP conversation with this address (readiness probe)."""
+
+    kind: Literal["probe"] = "probe"
+    probe: int
+    address: str
+    port: int
+    path: str
+    deadline: float
+    """Seconds for the whole conversation."""
+
+
+class Hello(Message):
+    """A worker's first message, before the snapshot."""
+
+    kind: Literal["hello"] = "hello"
+    worker: str
+    pid: int
+    revision: int
+    """The last revision this worker applied, 0 if none."""
+
+
+class Ack(Message):
+    """Every request this worker handles from now on obeys `revision`; revoked streams are closed."""
+
+    kind: Literal["ack"] = "ack"
+    revision: int
+
+
+class Pong(Message):
+    """Answer to `Ping`."""
+
+    kind: Literal["pong"] = "pong"
+    nonce: int
+
+
+class ProbeResult(Message):
+    """Answer to `ProbeRequest`, with all tool names for the policy."""
+
+    kind: Literal["probe-result"] = "probe-result"
+    probe: int
+    report: ProbeReport
+    surface: tuple[str, ...] = ()
+    refused: bool = False
+    """Nothing listens on the port: the TCP connection was refused."""
+
+
+ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest, Field(discriminator="kind")]
+ToDtma = Annotated[Hello | Ack | Pong | ProbeResult, Field(discriminator="kind")]
+
+TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest] = TypeAdapter(ToWorker)
+TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult] = TypeAdapter(ToDtma)

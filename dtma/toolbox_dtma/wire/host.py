@@ -1,0 +1,78 @@
+"""The host itself: ownership, configuration and facts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from toolbox_dtma.wire.base import Answer, Epoch, Request
+
+Url = Annotated[str, StringConstraints(min_length=8, max_length=512, pattern=r"^https?://[^\s]+$")]
+
+
+class OwnerClaim(Request):
+    """Body of `PUT /v2/owners/{owner}`: a leader announces its epoch."""
+
+    epoch: Epoch
+
+
+class OwnerClaimed(Answer):
+    """Answer to a claim: the highest epoch the host now holds for the owner."""
+
+    epoch: int
+    host_id: str
+
+
+class HostConfig(Request):
+    """Body of `PUT /v2/host/config`."""
+
+    gateway_url: Annotated[Url, Field(alias="gatewayURL")]
+    allowed_origins: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    issuers: Annotated[tuple[str, ...], Field(max_length=0)] = ()
+
+
+class EngineFacts(Answer):
+    """Docker Engine facts; `available` is false while the engine does not answer."""
+
+    available: bool
+    version: str | None = None
+    api_version: str | None = None
+
+
+class GatewayFacts(Answer):
+    """How many gateway workers hold the current policy revision."""
+
+    workers: int
+    workers_current: int
+    revision: int
+
+
+class Capacity(Answer):
+    """What the host has."""
+
+    cpus: int
+    memory_bytes: int
+
+
+class Usage(Answer):
+    """What this owner uses on the host."""
+
+    instances: int
+    running: int
+    grants: int
+
+
+class HostFacts(Answer):
+    """Answer of `GET /v2/host`."""
+
+    host_id: str
+    boot_id: int
+    version: str
+    protocol: int
+    engine: EngineFacts
+    gateway: GatewayFacts
+    os: str
+    arch: str
+    capacity: Capacity
+    usage: Usage

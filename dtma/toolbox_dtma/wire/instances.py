@@ -1,0 +1,226 @@
+"""Instances: what a host should run, and what it reports of it.
+
+>>> desired = DesiredInstance(
+...     uid="5b6f", namespace="mcp-system", name="time", generation=1, inputs_hash="0" * 64,
+...     image="registry.example.com/mcp-time:1.4", port=3001, path="/mcp",
+... )
+>>> desired.model_dump(mode="json", by_alias=True)["security"]
+{'readOnlyRootFilesystem': True, 'runAsUser': None}
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid
+from toolbox_dtma.wire.expose import Expose
+
+Transport = Literal["streamable-http"]
+Image = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
+HttpPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^/[!-~]*$")]
+Argument = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class EnvVar(Request):
+    """One environment variable with its resolved value, which is never returned, logged or shown in a repr."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
+    value: Annotated[str, Field(max_length=32768, repr=False)]
+
+
+class RegistryCredential(Request):
+    """Credentials for one image registry, resolved from an image pull secret."""
+
+    registry: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    username: Annotated[str, Field(max_length=1024)]
+    password: Annotated[str, Field(max_length=16384, repr=False)]
+
+
+class Limits(Request):
+    """Hard limits of one container; the defaults are the platform's (design §3)."""
+
+    memory_bytes: Annotated[int, Field(ge=6 * 1024 * 1024, le=1 << 50)] = 512 * 1024 * 1024
+    cpu_millis: Annotated[int, Field(ge=10, le=1_000_000)] = 1000
+    pids: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+
+
+class Security(Request):
+    """Container security choices; everything else is fixed by the host."""
+
+    read_only_root_filesystem: bool = True
+    run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+
+
+class InstanceState(StrEnum):
+    """What an admin wants of a server."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+
+
+class DesiredInstance(Request):
+    """The whole desired instance, body of `PUT /v2/instances/{id}`.
+
+    `inputs_hash` covers everything resolved (environment values, registry credentials), so that a changed
+    Secret is a change although the generation is not. `restart_token` changes to ask for a restart.
+    """
+
+    uid: Uid
+    namespace: DnsLabel
+    name: DnsLabel
+    generation: Annotated[int, Field(ge=1)]
+    inputs_hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    restart_token: Annotated[str, StringConstraints(max_length=128)] = ""
+    image: Image
+    registry_credentials: Annotated[tuple[RegistryCredential, ...], Field(max_length=16)] = ()
+    transport: Transport = "streamable-http"
+    port: Annotated[int, Field(ge=1, le=65535)]
+    path: HttpPath
+    command: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
+    args: Annotated[tuple[Argument, ...], Field(max_length=256)] = ()
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=256)] = ()
+    limits: Limits = Limits()
+    security: Security = Security()
+    state: InstanceState = InstanceState.RUNNING
+    expose: Expose = Expose()
+
+
+class InstancePhase(StrEnum):
+    """Where the host's convergence of an instance stands."""
+
+    PENDING = "Pending"
+    """Accepted, nothing running yet: pulling or creating."""
+    STARTING = "Starting"
+    """The container runs or is about to; no successful probe of it yet."""
+    READY = "Ready"
+    """The last probe of this container, with this desired state, held an MCP conversation."""
+    STOPPED = "Stopped"
+    ERROR = "Error"
+    """Something failed; `reason` says what. The host keeps trying where trying can help."""
+
+
+class InstanceReason(StrEnum):
+    """Why an instance is in its phase. Stable: they appear in Kubernetes conditions."""
+
+    PULLING = "Pulling"
+    CREATING = "Creating"
+    STARTING = "Starting"
+    READY = "Ready"
+    STOPPED = "Stopped"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    IMAGE_INVALID = "ImageInvalid"
+    REGISTRY_UNAUTHORIZED = "RegistryUnauthorized"
+    CREATE_FAILED = "CreateFailed"
+    START_FAILED = "StartFailed"
+    CONTAINER_EXITED = "ContainerExited"
+    OUT_OF_MEMORY = "OutOfMemory"
+    PORT_NOT_LISTENING = "PortNotListening"
+    PROBE_FAILED = "ProbeFailed"
+    """Something answered on the port, but no MCP conversation came about; the message says why."""
+    DISK_FULL = "DiskFull"
+    NETWORK_FAILED = "NetworkFailed"
+    ENGINE_UNAVAILABLE = "EngineUnavailable"
+
+
+class ContainerReport(Answer):
+    """The Docker container of an instance, as the engine reports it."""
+
+    name: str
+    id: str
+    image: str
+    image_digest: str | None = None
+    """Repository digest (`sha256:…`) or, for an image without one, its image id."""
+    state: str
+    """Docker's own word: created, running, paused, restarting, removing, exited, dead."""
+    started_at: datetime | None = None
+    restarts: int = 0
+    """Restarts by the host since this container was created."""
+    exit_code: int | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+class ToolSummary(Answer):
+    """One tool for display: the description is cut to 256 characters."""
+
+    name: str
+    description: str = ""
+
+
+class ServerInfo(Answer):
+    """`serverInfo` of the MCP conversation."""
+
+    name: str
+    version: str = ""
+
+
+class ProbeReport(Answer):
+    """Result of the last MCP conversation the gateway held with the container."""
+
+    ok: bool
+    protocol_version: str | None = None
+    server_info: ServerInfo | None = None
+    capabilities: tuple[str, ...] = ()
+    tools: Annotated[tuple[ToolSummary, ...], Field(max_length=256)] = ()
+    tools_total: int = 0
+    tools_truncated: bool = False
+    message: str | None = None
+
+
+class DesiredSummary(Answer):
+    """What the host was last told, without any value that may be secret."""
+
+    generation: int
+    inputs_hash: str
+    restart_token: str = ""
+    image: str
+    port: int
+    path: str
+    state: InstanceState
+
+
+class ObservedInstance(Answer):
+    """What the host sees. Ready only if `generation` and `inputs_hash` echo the desired ones."""
+
+    generation: int
+    inputs_hash: str
+    seq: int
+    """Host-wide sequence number of this observation, ordered within a `bootId`."""
+    phase: InstancePhase
+    reason: InstanceReason
+    message: str = ""
+    container: ContainerReport | None = None
+    probe: ProbeReport | None = None
+
+
+class InstanceReport(Answer):
+    """One item of `GET /v2/instances` and the data of an `instance` event."""
+
+    id: Uid
+    uid: Uid
+    namespace: str
+    name: str
+    desired: DesiredSummary
+    observed: ObservedInstance
+
+
+class InstanceList(Answer):
+    """The complete list of the owner's instances; an incomplete one is never sent."""
+
+    boot_id: int
+    cursor: str
+    """`{bootId}:{seq}`: where to begin watching `GET /v2/events?after=`."""
+    complete: Literal[True]
+    items: tuple[InstanceReport, ...]
+
+
+class DeletedInstance(Answer):
+    """Data of a `deleted` event."""
+
+    id: Uid
+    uid: Uid

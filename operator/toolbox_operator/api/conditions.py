@@ -1,0 +1,87 @@
+"""Condition types and reasons: the stable vocabulary of `status.conditions` (kstatus conventions)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from toolbox_operator.api.meta import StatusModel
+
+
+class ConditionType(StrEnum):
+    """Condition types. `Reconciling` and `Stalled` are present only while true."""
+
+    READY = "Ready"
+    REACHABLE = "Reachable"
+    ACCEPTED = "Accepted"
+    RESOLVED_REFS = "ResolvedRefs"
+    DEPLOYED = "Deployed"
+    PROGRAMMED = "Programmed"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class Reason(StrEnum):
+    """Reasons the operator itself gives; a host's `InstanceReason` is passed on under its own name."""
+
+    # success
+    READY = "Ready"
+    ACCEPTED = "Accepted"
+    RESOLVED = "Resolved"
+    DEPLOYED = "Deployed"
+    PROGRAMMED = "Programmed"
+    REACHABLE = "Reachable"
+    CONNECTED = "Connected"
+    # on the way
+    PENDING = "Pending"
+    RECONCILING = "Reconciling"
+    DELETING = "Deleting"
+    STOPPED = "Stopped"
+    STOPPING = "Stopping"
+    INACTIVE = "Inactive"
+    EXPIRED = "Expired"
+    SERVER_NOT_READY = "ServerNotReady"
+    REVOCATION_PENDING = "RevocationPending"
+    ACK_PENDING = "AckPending"
+    ROTATING = "Rotating"
+    IN_USE = "InUse"
+    # waiting for something outside this object
+    TOOLBOX_NOT_FOUND = "ToolboxNotFound"
+    TOOLBOX_NOT_READY = "ToolboxNotReady"
+    SERVER_NOT_FOUND = "ServerNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_KEY_NOT_FOUND = "SecretKeyNotFound"
+    SECRET_INVALID = "SecretInvalid"
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
+    CONFIG_MAP_KEY_NOT_FOUND = "ConfigMapKeyNotFound"
+    NOT_PERMITTED = "NotPermitted"
+    SECRET_CONFLICT = "SecretConflict"
+    HOST_UNREACHABLE = "HostUnreachable"
+    HOST_UNAUTHORIZED = "HostUnauthorized"
+    HOST_TLS_FAILED = "HostTLSFailed"
+    HOST_REJECTED = "HostRejected"
+    HOST_LOST = "HostLost"
+    INTERNAL_ERROR = "InternalError"
+    # an edit of this object is the only cure (Stalled)
+    SPEC_INVALID = "SpecInvalid"
+    IMMUTABLE_FIELD = "ImmutableField"
+    INSTANCE_ID_IN_USE = "InstanceIdInUse"
+    INSTANCE_ID_INVALID = "InstanceIdInvalid"
+    HOST_CLAIMED = "HostClaimed"
+    HOST_CHANGED = "HostChanged"
+    CLEANUP_BLOCKED = "CleanupBlocked"
+    ABANDONED = "Abandoned"
+
+
+class Condition(StatusModel):
+    """One entry of `status.conditions`, as `metav1.Condition`."""
+
+    type: Annotated[str, Field(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    message: Annotated[str, Field(max_length=32768)] = ""
+    last_transition_time: datetime
+    observed_generation: Annotated[int, Field(ge=0)] = 0

@@ -1,0 +1,68 @@
+"""Names of the API group, and the base of its models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+GROUP = "magictoolbox.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+FINALIZER_CLEANUP = f"{GROUP}/cleanup"
+FINALIZER_IN_USE = f"{GROUP}/in-use"
+
+ANNOTATION_INSTANCE_ID = f"{GROUP}/instance-id"
+ANNOTATION_ABANDON = f"{GROUP}/abandon"
+ANNOTATION_ROTATE = f"{GROUP}/rotate"
+ANNOTATION_ROTATED = f"{GROUP}/rotated"
+"""On a connection's Secret: the last value of the rotate annotation that was carried out."""
+
+LABEL_CONNECTION = f"{GROUP}/connection"
+"""On a connection's Secret: the connection's UID. Only Secrets with this label are watched."""
+
+Body = Mapping[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+class Kind(StrEnum):
+    """The kinds of this group."""
+
+    TOOLBOX = "Toolbox"
+    MCP_SERVER = "MCPServer"
+    CONNECTION = "AgentMCPConnection"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """Namespace and name of an object: the one way to name an object inside the operator."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, body: Body) -> Self:
+        """The key of a Kubernetes object."""
+        return cls(body["metadata"]["namespace"], body["metadata"]["name"])
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ApiModel(BaseModel):
+    """Base of every model of the API: frozen, camelCase in JSON, unknown fields refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True
+    )
+
+
+class StatusModel(BaseModel):
+    """Base of status models: as `ApiModel`, but unknown fields (a newer operator's) are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)

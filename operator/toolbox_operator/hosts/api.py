@@ -1,0 +1,67 @@
+"""The seam to one host's DTMA: what reconcilers may do, and how it fails.
+
+`Legacy` and other drivers would implement the same protocol. Calls carry owner and epoch, have deadlines,
+and are idempotent: repeating one after a lost answer changes nothing.
+"""
+
+from __future__ import annotations
+
+from toolbox_dtma.wire import (
+    DesiredInstance,
+    Grant,
+    GrantReport,
+    HostConfig,
+    HostFacts,
+    InstanceReport,
+    OwnerClaimed,
+    ProblemCode,
+)
+from typing import Protocol
+
+
+class HostError(Exception):
+    """Base of everything a host call may raise, except `Fenced`."""
+
+
+class HostUnreachable(HostError):
+    """No usable answer: refused, timed out, reset, circuit open, truncated or unparsable. Meaning: unknown."""
+
+
+class HostUntrusted(HostError):
+    """TLS failed: the certificate is not from the configured CA, expired, or for another name."""
+
+
+class HostUnauthorized(HostError):
+    """The host does not accept our token (401, 403)."""
+
+
+class HostProblem(HostError):
+    """The host answered with a problem; `code` says which."""
+
+    def __init__(self, code: ProblemCode, detail: str, *, current: int | None = None):
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.current = current
+
+
+class Host(Protocol):
+    """One host, one owner. Raises the errors above, and `Fenced` when this process no longer leads."""
+
+    async def claim(self, epoch: int) -> OwnerClaimed: ...
+    async def facts(self) -> HostFacts: ...
+    async def configure(self, config: HostConfig) -> None: ...
+    async def put_instance(self, instance_id: str, desired: DesiredInstance) -> InstanceReport: ...
+    async def get_instance(self, instance_id: str) -> InstanceReport | None: ...
+    async def delete_instance(self, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
+        """Returns once container, network and grants are gone. Absent is success."""
+        ...
+
+    async def put_grant(self, uid: str, grant: Grant) -> GrantReport:
+        """Returns once every gateway worker acknowledged; `HostProblem(ACK_PENDING)` when persisted but not yet."""
+        ...
+
+    async def list_grants(self) -> tuple[GrantReport, ...]: ...
+    async def delete_grant(self, uid: str, *, namespace: str, name: str) -> None:
+        """As `put_grant`: returns once every worker acknowledged. Absent is success."""
+        ...

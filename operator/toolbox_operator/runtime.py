@@ -1,0 +1,111 @@
+"""What reconcilers are given: effects behind protocols, injected once at start."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from toolbox_operator.api.meta import Key, Kind
+
+
+class Clock(Protocol):
+    """Time, replaceable in tests."""
+
+    def now(self) -> datetime:
+        """Wall clock, aware, UTC: for what people read and for expiry."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never jump: for leases and delays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Leadership(Protocol):
+    """Whether this process may write, and with which fence."""
+
+    @property
+    def owner(self) -> str:
+        """UID of the cluster's `kube-system` namespace."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """leaseTransitions of the Lease this process holds."""
+        ...
+
+    def check(self) -> None:
+        """Raises `Fenced` when the lease's deadline has passed on the monotonic clock."""
+        ...
+
+    async def raise_epoch(self, above: int) -> None:
+        """A host knows a higher epoch while we hold the Lease: raise the Lease's above it, then claim again."""
+        ...
+
+
+class Requeue(Protocol):
+    """Puts keys into the work queues."""
+
+    def add(self, kind: Kind, key: Key) -> None:
+        """Reconcile soon; beats any back-off."""
+        ...
+
+    def add_after(self, kind: Kind, key: Key, seconds: float) -> None:
+        """Reconcile no earlier than in `seconds`, unless something else asks for it sooner."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Delays in seconds; tests shorten them."""
+
+    resync: float = 600.0
+    ref_retry: float = 5.0
+    backoff_first: float = 1.0
+    backoff_max: float = 30.0
+    host_connect: float = 5.0
+    host_call: float = 15.0
+    host_silence: float = 25.0
+    """Without an event or heartbeat (every 10 s) for this long the watch of a host counts as broken."""
+    rotation_grace: float = 600.0
+    """How long a replaced token stays valid."""
+    lease_duration: float = 15.0
+    lease_renew_deadline: float = 10.0
+    lease_retry: float = 2.0
+    watch_fresh: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a reconcile asks for when it did not raise."""
+
+    requeue_after: float | None = None
+
+
+NOTHING = Outcome()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of one operator process, from flags and environment."""
+
+    cluster_name: str = "magic-toolbox"
+    namespace: str = "magic-toolbox-system"
+    """Where the operator's Lease lives."""
+    workers: int = 8
+    metrics_port: int = 8080
+    health_port: int = 8081
+    database_url: str | None = None
+    timings: Timings = field(default_factory=Timings)

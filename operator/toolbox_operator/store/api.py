@@ -1,0 +1,112 @@
+"""The seam to the record: rows that reconcilers hand over, written when PostgreSQL is there.
+
+A reconcile never waits for the record: `submit` keeps the newest row of each object in memory and a writer
+catches up. What is lost with the process is derived again from the cluster and the hosts after a restart.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Orders what a host said: newer wins, by (boot_id, observed_seq)."""
+
+    boot_id: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolboxRow:
+    """A row of account_tool_environments; `id` is the Toolbox's UID."""
+
+    id: str
+    namespace: str
+    name: str
+    generation: int
+    endpoint: str
+    gateway_url: str
+    status: str
+    host_id: str | None = None
+    agent_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """A row of account_tool_instances; `id` is the instance id. `toolbox` makes the foreign key good."""
+
+    id: str
+    namespace: str
+    name: str
+    generation: int
+    toolbox: ToolboxRow
+    status: str
+    """active, starting, stopped, error, unknown, pending or deleting."""
+    image: str
+    transport: str
+    endpoint_path: str
+    observation: Observation | None = None
+    """None: nothing observed (yet, or the host is away); observed columns are then left, except `status`."""
+    image_digest: str | None = None
+    container: dict[str, Any] | None = None
+    tools: list[dict[str, str]] | None = None
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionRow:
+    """A row of agent_mcp_connections; `id` is the connection's UID."""
+
+    id: str
+    namespace: str
+    name: str
+    generation: int
+    agent_name: str
+    instance: InstanceRow | None
+    """None while the server is not known: the row is written once it is."""
+    is_active: bool
+    status: str
+    """connected, disconnected, pending, denied, expired or error."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """endpoint and transport; never a credential."""
+
+
+Row = ToolboxRow | InstanceRow | ConnectionRow
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Ids of everything a complete list of the cluster has; rows of this cluster that are not in it are closed."""
+
+    toolboxes: frozenset[str]
+    instances: frozenset[str]
+    connections: frozenset[str]
+
+
+class Store(Protocol):
+    """The record as reconcilers use it. Nothing here waits or raises."""
+
+    def submit(self, row: Row) -> None:
+        """Upsert soon. A row equal to the last one written is dropped."""
+        ...
+
+    def close(self, row: Row, reason: str) -> None:
+        """Mark the row deleted soon: deleted_at and delete_reason (deleted, abandoned)."""
+        ...
+
+    def sweep(self, live: Live) -> None:
+        """Close rows of this cluster that the given complete list does not have, with reason `swept`."""
+        ...
+
+    def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:
+        """Append to lifecycle_events."""
+        ...
+
+
+def agent_id(cluster_id: str, namespace: str, name: str) -> str:
+    """The id of an agent's row: UUIDv5 of `namespace/name` within the cluster's UUID."""
+    return str(uuid.uuid5(uuid.UUID(cluster_id), f"{namespace}/{name}"))
