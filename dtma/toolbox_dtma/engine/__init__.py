@@ -1,0 +1,1 @@
+"""Converges Docker to the desired instances: containers, networks, firewall (design §5)."""

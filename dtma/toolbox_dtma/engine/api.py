@@ -1,0 +1,71 @@
+"""The seam between what a host should run and the Docker Engine that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from toolbox_dtma.wire import ContainerReport, DesiredInstance, EngineFacts, InstancePhase, InstanceReason
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One desired instance of one owner."""
+
+    id: str
+    owner: str
+    desired: DesiredInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the engine shows of an instance, measured against `generation` and `inputs_hash` of its desired state.
+
+    `phase` is never READY here: the engine knows processes, the probe knows MCP. STARTING with an `address`
+    means the container runs and can be probed. `incarnation` changes with every container start.
+    """
+
+    generation: int
+    inputs_hash: str
+    phase: InstancePhase
+    reason: InstanceReason
+    message: str = ""
+    container: ContainerReport | None = None
+    address: str | None = None
+    incarnation: str | None = None
+
+
+SeenListener = Callable[[str, Seen], None]
+"""Called with (instance id, what is seen) on every change; must not block or raise."""
+
+
+class EngineUnavailable(Exception):
+    """The Docker Engine does not answer."""
+
+
+class Engine(Protocol):
+    """Docker as DTMA uses it: level-triggered, one container per instance, only its own labels touched."""
+
+    async def run(self, listener: SeenListener) -> None:
+        """Converge until cancelled: follows Docker's event stream, survives the engine's restarts."""
+        ...
+
+    def want(self, wanted: Wanted) -> None:
+        """Replace the desired state of an instance; convergence starts at once. Idempotent."""
+        ...
+
+    async def remove(self, instance_id: str) -> None:
+        """Forget the instance and remove its container and network; absent is success.
+
+        Raises `EngineUnavailable`; the removal then goes on when the engine is back.
+        """
+        ...
+
+    def logs(self, instance_id: str, *, tail: int, since: float | None, follow: bool) -> AsyncIterator[bytes]:
+        """Container output, stdout and stderr in order. Raises `KeyError` for an unknown instance."""
+        ...
+
+    async def facts(self) -> EngineFacts:
+        """Version facts; `available=False` while the engine does not answer."""
+        ...
