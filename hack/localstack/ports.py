@@ -1,0 +1,38 @@
+"""Free loopback ports."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+
+# Below the kernel's usual range for outgoing connections (32768 up), so that no client takes a port
+# between the moment it is chosen and the moment the server binds it.
+FIRST, LAST = 21000, 31999
+
+_given: set[int] = set()
+_lock = threading.Lock()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on and that this process has not given out before."""
+    with _lock:
+        for _ in range(500):
+            port = random.randint(FIRST, LAST)
+            if port in _given:
+                continue
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            _given.add(port)
+            return port
+    raise RuntimeError(f"no free port between {FIRST} and {LAST}")
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,92 @@
+"""Fixtures on real parts, built on the same local stack as `make demo`; each starts when a test first asks for it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from localstack import docker as docker_module
+from localstack import kubernetes as kubernetes_module
+from localstack import postgres as postgres_module
+from localstack import registry as registry_module
+from localstack import stack as stack_module
+from localstack.docker import Engine
+from localstack.kubernetes import Cluster
+from localstack.postgres import Postgres
+from localstack.processes import Supervisor
+from localstack.registry import Registry
+from localstack.stack import LocalStack, Parts
+
+
+@pytest.fixture(scope="session")
+def supervisor() -> Generator[Supervisor]:
+    """Owner of every process the session starts; also removes the session's state folder."""
+    with stack_module.workspace("magic-toolbox-tests-") as supervisor:
+        yield supervisor
+
+
+@pytest.fixture(scope="session")
+def state_folder(supervisor: Supervisor) -> Path:
+    """A folder for the session's servers, readable by all users, removed at the end."""
+    return supervisor.folder
+
+
+@pytest.fixture(scope="session")
+def kubernetes(supervisor: Supervisor, state_folder: Path) -> Cluster:
+    """A Kubernetes API server (with etcd and controller manager) that serves our CRDs."""
+    cluster = kubernetes_module.start(supervisor, state_folder / "kubernetes")
+    cluster.install_crds()
+    return cluster
+
+
+@pytest.fixture
+def namespace(kubernetes: Cluster) -> Generator[str]:
+    """A fresh namespace; its deletion is started at the end, not awaited."""
+    name = f"test-{secrets.token_hex(4)}"
+    kubernetes.kubectl("create", "namespace", name)
+    yield name
+    kubernetes.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(supervisor: Supervisor, state_folder: Path) -> Postgres:
+    """A PostgreSQL server of our own."""
+    return postgres_module.start(supervisor, state_folder / "postgres")
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Generator[str]:
+    """DSN of a fresh, empty database, dropped afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+    dsn = postgres_server.create_database(name)
+    yield dsn
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def docker_engine(supervisor: Supervisor) -> Engine:
+    """The machine's Docker engine, started for the session only if none runs."""
+    return docker_module.ensure(supervisor)
+
+
+@pytest.fixture(scope="session")
+def registry(supervisor: Supervisor, state_folder: Path) -> Registry:
+    """An empty image registry on loopback."""
+    return registry_module.start(supervisor, state_folder / "registry")
+
+
+@pytest.fixture(scope="session")
+def stack(
+    supervisor: Supervisor,
+    state_folder: Path,
+    kubernetes: Cluster,
+    postgres_server: Postgres,
+    docker_engine: Engine,
+    registry: Registry,
+) -> LocalStack:
+    """The whole system: a toolbox host (DTMA, gateway) and the operator, on the session's other parts."""
+    parts = Parts(kubernetes, postgres_server, docker_engine, registry)
+    return stack_module.start_on(supervisor, parts, state_folder / "stack")
