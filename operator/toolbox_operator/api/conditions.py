@@ -1,14 +1,18 @@
 """Condition types and reasons: the stable vocabulary of `status.conditions` (kstatus conventions)."""
 
+# ruff: noqa: S105  (reasons that name Secrets look like passwords to the linter; none is one)
+
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
+from pydantic.config import JsonDict
 
-from toolbox_operator.api.meta import StatusModel
+from toolbox_operator.api.meta import StatusModel, clip
+
+LIST_MAP_BY_TYPE: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 
 class ConditionType(StrEnum):
@@ -77,11 +81,21 @@ class Reason(StrEnum):
 
 
 class Condition(StatusModel):
-    """One entry of `status.conditions`, as `metav1.Condition`."""
+    """One aspect of the object's state, as `metav1.Condition`."""
 
-    type: Annotated[str, Field(max_length=316)]
+    type: Annotated[str, Field(min_length=1, max_length=316)]
+    """Which aspect: Ready, Reachable, Accepted, ResolvedRefs, Deployed, Programmed, Reconciling or Stalled."""
     status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    message: Annotated[str, Field(max_length=32768)] = ""
-    last_transition_time: datetime
+    """Why, as one stable CamelCase word for programs."""
+    message: Annotated[str, clip(32768), Field(max_length=32768)] = ""
+    """Why, for people, and what to do about it."""
+    last_transition_time: AwareDatetime
+    """When `status` last changed."""
     observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation this condition was set for."""
+
+
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_TYPE)]
+"""`status.conditions`."""

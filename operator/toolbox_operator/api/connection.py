@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
-from toolbox_operator.api.conditions import Condition
+from pydantic import AwareDatetime, BeforeValidator, Field
+
+from toolbox_operator.api.conditions import Conditions
 from toolbox_operator.api.mcpserver import Expose
-from toolbox_operator.api.meta import ApiModel, StatusModel
+from toolbox_operator.api.meta import ApiModel, StatusModel, Text256, Text1024
 from toolbox_operator.api.refs import DnsLabel, DnsSubdomain, NamespacedRef
+
+TIMESTAMP_PATTERN = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
+
+
+def _read_time(value: object) -> object:
+    # The schema's date-time alone admits a time without an offset, which means another moment to every reader.
+    if not isinstance(value, str):
+        return value
+    example = "like 2027-01-01T00:00:00Z"
+    if re.fullmatch(TIMESTAMP_PATTERN, value) is None:
+        raise ValueError(f"must be a time with its offset, {example}")
+    try:
+        return datetime.fromisoformat(value.upper())
+    except ValueError:
+        raise ValueError(f"must be a time of the calendar, {example}") from None
+
+
+Timestamp = Annotated[
+    AwareDatetime, BeforeValidator(_read_time), Field(json_schema_extra={"pattern": TIMESTAMP_PATTERN})
+]
 
 
 class AgentRef(ApiModel):
     """The agent of this name in the connection's namespace."""
 
     name: DnsLabel
+    """Name of the agent."""
 
 
 class AgentMCPConnectionSpec(ApiModel):
     """Who connects to what, and how much of it."""
 
     agent: AgentRef
+    """The agent that connects: the one of this name in this namespace. Cannot change."""
     server_ref: NamespacedRef
+    """The MCPServer to connect to. Cannot change."""
     active: bool = True
+    """Whether the connection works; false cuts it off, running sessions included."""
     expose: Expose = Expose()
-    expires_at: datetime | None = None
+    """What this connection may use of what the server exposes: it narrows, never widens. Default: everything."""
+    expires_at: Timestamp | None = None
+    """When the connection ends; never when absent."""
     secret_name: DnsSubdomain | None = None
+    """Name of the Secret the agent's URL and token are written to; <name>-mcp when absent. Cannot change."""
 
 
 class ConnectionPhase(StrEnum):
@@ -43,21 +76,32 @@ class ConnectionPhase(StrEnum):
 class ResolvedConnection(StatusModel):
     """Immutable fields as first accepted."""
 
-    agent: str
-    server: str
-    """`namespace/name` of the MCPServer."""
-    secret_name: str
+    agent: Text256
+    """Name of the agent."""
+    server: Text256
+    """The MCPServer, as namespace/name."""
+    secret_name: Text256
+    """Name of the Secret."""
 
 
 class AgentMCPConnectionStatus(StatusModel):
     """The truth about the connection."""
 
     phase: ConnectionPhase = ConnectionPhase.PENDING
-    conditions: tuple[Condition, ...] = ()
+    """Summary for people; programs read the conditions."""
+    conditions: Conditions = ()
+    """Accepted, ResolvedRefs, Programmed and Ready; Reconciling and Stalled while true."""
     resolved: ResolvedConnection | None = None
-    connection_id: str | None = None
-    agent_id: str | None = None
-    endpoint: str | None = None
-    secret_name: str | None = None
-    tools: int | None = None
-    observed_generation: int = 0
+    """The fields that cannot change, as first accepted."""
+    connection_id: Text256 | None = None
+    """Identity of the connection in the database and at the gateway."""
+    agent_id: Text256 | None = None
+    """Identity of the agent in the database."""
+    endpoint: Text1024 | None = None
+    """URL the agent calls; the same as in the Secret."""
+    secret_name: Text256 | None = None
+    """Name of the Secret that holds the agent's URL and token."""
+    tools: Annotated[int, Field(ge=0)] | None = None
+    """How many tools the connection may use."""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation this status was written for."""

@@ -2,59 +2,93 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic.config import JsonDict
 
-from toolbox_operator.api.conditions import Condition
-from toolbox_operator.api.meta import ApiModel, StatusModel
+from toolbox_operator.api.conditions import Conditions
+from toolbox_operator.api.meta import ApiModel, StatusModel, Text64, Text256, Text1024
+from toolbox_operator.api.quantity import CPU_PATTERN, MEMORY_PATTERN
 from toolbox_operator.api.refs import KeyRef, LocalRef, NamespacedRef, Sharing
+
+INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
+LIST_MAP_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
+def _whole_number_as_text(value: object) -> object:
+    # YAML reads `cpu: 1` as a number; Kubernetes takes it as the quantity "1", and so do we.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Globs = Annotated[tuple[Glob, ...], Field(max_length=256)]
-Image = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[a-zA-Z0-9][^\s]*$")]
-HttpPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^/[!-~]*$")]
+# The forms of image and path are rules, not patterns: their messages are ones a person can act on.
+Image = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+HttpPath = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 EnvName = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
-Quantity = Annotated[str, StringConstraints(min_length=1, max_length=32)]
+EnvValue = Annotated[str, StringConstraints(max_length=32768)]
 Argument = Annotated[str, StringConstraints(max_length=4096)]
+MemoryQuantity = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=32, pattern=MEMORY_PATTERN),
+    BeforeValidator(_whole_number_as_text),
+    Field(json_schema_extra=INT_OR_STRING),
+]
+CpuQuantity = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=32, pattern=CPU_PATTERN),
+    BeforeValidator(_whole_number_as_text),
+    Field(json_schema_extra=INT_OR_STRING),
+]
 
 
 class EnvValueSource(ApiModel):
     """Where a value comes from; exactly one."""
 
     secret_key_ref: KeyRef | None = None
+    """A key of a Secret in this namespace."""
     config_map_key_ref: KeyRef | None = None
+    """A key of a ConfigMap in this namespace."""
 
 
 class EnvVar(ApiModel):
     """An environment variable with either `value` or `valueFrom`."""
 
     name: EnvName
-    value: Annotated[str, Field(max_length=32768)] | None = None
+    """Name of the variable."""
+    value: Annotated[EnvValue | None, Field(repr=False)] = None
+    """The value itself. Keep secrets in a Secret and use valueFrom."""
     value_from: EnvValueSource | None = None
+    """Where the value comes from."""
 
 
 class ResourceLimits(ApiModel):
-    """Hard limits. Resolved defaults: 512Mi, 1 CPU, 256 processes."""
+    """Hard limits of the container; status.resolved shows the ones in force."""
 
-    memory: Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|k|M|G)?$")] | None = None
-    cpu: Annotated[str, StringConstraints(max_length=32, pattern=r"^([0-9]+m|[0-9]+(\.[0-9]+)?)$")] | None = None
+    memory: MemoryQuantity | None = None
+    """Memory, like 256Mi; 512Mi when absent. At least 6Mi."""
+    cpu: CpuQuantity | None = None
+    """CPU time, like 500m (half a CPU); 1 when absent. At least 10m."""
     pids: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Number of processes and threads; 256 when absent."""
 
 
 class Resources(ApiModel):
     """Resources of the container."""
 
     limits: ResourceLimits = ResourceLimits()
+    """Hard limits."""
 
 
 class Security(ApiModel):
     """Security of the container; what is not here is fixed by the host."""
 
     read_only_root_filesystem: bool = True
+    """Whether the container's root filesystem is read-only."""
     run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    """User id the container runs as, never root; the image's own user when absent."""
 
 
 class RunState(StrEnum):
@@ -65,35 +99,52 @@ class RunState(StrEnum):
 
 
 class NameFilter(ApiModel):
-    """Globs (`*` and `?`); deny wins; an empty `allow` allows nothing."""
+    """Names, chosen by globs: `*` is any run of characters, `?` one character, nothing else is special."""
 
     allow: Globs = ("*",)
+    """What is let through; an empty list lets nothing through. Default: everything."""
     deny: Globs = ()
+    """What is kept back; it wins over allow."""
 
 
 class Expose(ApiModel):
     """What of the server is visible and callable."""
 
     tools: NameFilter = NameFilter()
+    """Which tools are listed and may be called."""
 
 
 class MCPServerSpec(ApiModel):
     """What to run, where, and who may connect."""
 
     toolbox_ref: NamespacedRef
+    """The Toolbox to run on. Cannot change."""
     image: Image
-    image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16)] = ()
+    """Container image, like registry.example.com/team/server:1.4."""
+    image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME)] = ()
+    """Secrets of this namespace (type kubernetes.io/dockerconfigjson) with credentials for the image's registry."""
     transport: Literal["streamable-http"]
+    """How the server speaks MCP. Cannot change."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """The port the server listens on inside its container."""
     path: HttpPath | None = None
+    """The HTTP path the server answers on; /mcp when absent."""
     command: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
+    """Replaces the image's entrypoint."""
     args: Annotated[tuple[Argument, ...], Field(max_length=256)] = ()
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=256)] = ()
+    """Replaces the image's arguments."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=256, json_schema_extra=LIST_MAP_BY_NAME)] = ()
+    """Environment variables."""
     resources: Resources = Resources()
+    """Resources of the container."""
     security: Security = Security()
+    """Security of the container; what cannot be chosen here is fixed by the host."""
     state: RunState = RunState.RUNNING
+    """Running, or Stopped to keep everything but the process."""
     sharing: Sharing = Sharing()
+    """Which AgentMCPConnections are accepted. Default: those in this namespace."""
     expose: Expose = Expose()
+    """What every connection may use at most. Default: everything."""
 
 
 class MCPServerPhase(StrEnum):
@@ -111,59 +162,95 @@ class MCPServerPhase(StrEnum):
 class ResolvedServer(StatusModel):
     """The spec with every default filled in, and the reference point of immutability."""
 
-    toolbox: str
-    """`namespace/name` of the Toolbox."""
-    image: str
-    transport: str
+    toolbox: Text256
+    """The Toolbox, as namespace/name."""
+    image: Annotated[str, Field(max_length=512)]
+    """The image."""
+    transport: Text64
+    """The transport."""
     port: int
-    path: str
-    memory: str
-    cpu: str
+    """The port."""
+    path: Text256
+    """The path."""
+    memory: Text64
+    """The memory limit."""
+    cpu: Text64
+    """The CPU limit."""
     pids: int
+    """The limit of processes and threads."""
 
 
 class ContainerStatus(StatusModel):
     """The container as Docker reports it."""
 
-    name: str
-    id: str
-    image: str
-    image_digest: str | None = None
-    state: str
-    started_at: datetime | None = None
-    restarts: int = 0
+    name: Text256
+    """Name of the container."""
+    id: Text256
+    """Id of the container."""
+    image: Text1024
+    """Image it was created from."""
+    image_digest: Text256 | None = None
+    """Digest of that image, sha256:…"""
+    state: Text64
+    """Docker's own word: created, running, paused, restarting, removing, exited or dead."""
+    started_at: AwareDatetime | None = None
+    """When it was last started."""
+    restarts: Annotated[int, Field(ge=0)] = 0
+    """How often the host restarted it since it was created."""
     exit_code: int | None = None
-    reason: str | None = None
-    message: str | None = None
+    """Exit code of its last run; absent while it runs."""
+    reason: Text256 | None = None
+    """Why it is in this state, in one word."""
+    message: Text1024 | None = None
+    """Why it is in this state."""
 
 
 class ToolStatus(StatusModel):
     """A tool of the server."""
 
-    name: str
-    description: str = ""
+    name: Text256
+    """Name of the tool."""
+    description: Text256 = ""
+    """The beginning of its description."""
 
 
 class ServerInfo(StatusModel):
     """What the server calls itself."""
 
-    name: str
-    version: str = ""
+    name: Text256
+    """Its name."""
+    version: Text256 = ""
+    """Its version."""
 
 
 class MCPServerStatus(StatusModel):
     """The truth about the server."""
 
     phase: MCPServerPhase = MCPServerPhase.PENDING
-    conditions: tuple[Condition, ...] = ()
-    instance_id: str | None = None
+    """Summary for people; programs read the conditions."""
+    conditions: Conditions = ()
+    """Accepted, ResolvedRefs, Deployed and Ready; Reconciling and Stalled while true."""
+    instance_id: Text256 | None = None
+    """Identity of the deployment: in the database, on the container and in URLs."""
     resolved: ResolvedServer | None = None
+    """The spec in force, with every default filled in."""
     container: ContainerStatus | None = None
-    endpoint: str | None = None
-    protocol_version: str | None = None
+    """The container as Docker reports it."""
+    endpoint: Text1024 | None = None
+    """URL under which agents reach the server through the gateway."""
+    protocol_version: Text64 | None = None
+    """MCP revision the server negotiated with the readiness probe."""
     server_info: ServerInfo | None = None
-    tools: Annotated[tuple[ToolStatus, ...], Field(max_length=256)] = ()
-    tools_total: int = 0
+    """What the server calls itself."""
+    tools: Annotated[
+        tuple[ToolStatus, ...], Field(max_length=256, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    ] = ()
+    """The first 256 tools the server listed to the readiness probe."""
+    tools_total: Annotated[int, Field(ge=0)] = 0
+    """How many tools the server listed."""
     tools_truncated: bool = False
-    connections: int = 0
-    observed_generation: int = 0
+    """Whether tools leaves some of them out."""
+    connections: Annotated[int, Field(ge=0)] = 0
+    """How many AgentMCPConnections to this server are accepted."""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """The metadata.generation this status was written for."""

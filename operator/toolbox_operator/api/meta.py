@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
 
 GROUP = "magictoolbox.dev"
@@ -55,14 +55,44 @@ class Key:
 
 
 class ApiModel(BaseModel):
-    """Base of every model of the API: frozen, camelCase in JSON, unknown fields refused."""
+    """Base of every model of the API: frozen, camelCase in JSON, unknown fields refused.
+
+    Docstrings of fields become the descriptions that `kubectl explain` shows.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
 
 class StatusModel(BaseModel):
     """Base of status models: as `ApiModel`, but unknown fields (a newer operator's) are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def clip(limit: int) -> BeforeValidator:
+    """A validator that cuts longer text to `limit` characters and marks the cut."""
+
+    def cut(value: object) -> object:
+        return value[: limit - 1] + "…" if isinstance(value, str) and len(value) > limit else value
+
+    return BeforeValidator(cut)
+
+
+# What hosts and servers say is cut to fit: a long message must never cost the whole status.
+Text64 = Annotated[str, clip(64), StringConstraints(max_length=64)]
+Text256 = Annotated[str, clip(256), StringConstraints(max_length=256)]
+Text1024 = Annotated[str, clip(1024), StringConstraints(max_length=1024)]

@@ -11,7 +11,10 @@ from toolbox_operator.api.meta import ApiModel
 
 DnsLabel = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 DnsSubdomain = Annotated[
-    str, StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    str,
+    StringConstraints(
+        min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+    ),
 ]
 DataKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
@@ -20,20 +23,25 @@ class KeyRef(ApiModel):
     """A key of a Secret or ConfigMap in the object's own namespace."""
 
     name: DnsSubdomain
+    """Name of the Secret or ConfigMap."""
     key: DataKey
+    """Key in its data."""
 
 
 class LocalRef(ApiModel):
     """An object in the same namespace."""
 
     name: DnsSubdomain
+    """Its name."""
 
 
 class NamespacedRef(ApiModel):
-    """An object of this group; `namespace` defaults to the referring object's own."""
+    """An object of this group."""
 
     name: DnsLabel
+    """Its name."""
     namespace: DnsLabel | None = None
+    """Its namespace; the referring object's own when absent."""
 
 
 class From(StrEnum):
@@ -47,6 +55,7 @@ class Namespaces(ApiModel):
     """A choice of namespaces."""
 
     from_: Annotated[From, Field(alias="from")] = From.SAME
+    """Same: only the object's own namespace. All: every namespace of the cluster."""
 
     def permits(self, own: str, other: str) -> bool:
         """Whether an object in namespace `other` may use one that lives in `own`."""
@@ -57,6 +66,7 @@ class Sharing(ApiModel):
     """Whose references are accepted. Default: the own namespace only."""
 
     namespaces: Namespaces = Namespaces()
+    """The namespaces whose objects may refer to this one."""
 
     @classmethod
     def same(cls) -> Self:

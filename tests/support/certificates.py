@@ -1,0 +1,16 @@
+"""Certificates for tests: a public CA certificate whose key nobody kept."""
+
+from __future__ import annotations
+
+CA_PEM = """\
+-----BEGIN CERTIFICATE-----
+MIIBezCCASGgAwIBAgIUf3Rl3fqo4uMnCB8Uohlhc6ef5XYwCgYIKoZIzj0EAwIw
+EjEQMA4GA1UEAwwHdGVzdC1jYTAgFw0yNjExMjIxNjAxMzZaGA8yMTI2MTAyOTE2
+MDEzNlowEjEQMA4GA1UEAwwHdGVzdC1jYTBZMBMGByqGSM49AgEGCCqGSM49AwEH
+A0IABGu/KyxfO0D7gaaDcIGtmvHLig9Uu106LhAJy06LeXzasDI32nAQsg6GQzyg
+trATh6dAX5DS1pu40lloWuaKVUCjUzBRMB0GA1UdDgQWBBR1wRTuGTckfq1w+Nxw
+cCUdZkCJyDAfBgNVHSMEGDAWgBR1wRTuGTckfq1w+NxwcCUdZkCJyDAPBgNVHRMB
+Af8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIEv+lqa4ULksW+66CP55YRLmkfgc
+bvfi6e9SKBIhK+mmAiEArU4XUgNj/aUReKyYFL7dAg6N0kYHLayu4itmt+/u+Ng=
+-----END CERTIFICATE-----
+"""

@@ -1,0 +1,120 @@
+"""A running local stack as e2e tests use it: objects by kubectl, containers by docker, rows by SQL, calls by the SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+import psycopg
+
+from localstack import agent, quickstart
+from localstack.kubernetes import Manifest
+from localstack.progress import SetupError
+from localstack.quickstart import Target
+from localstack.stack import LocalStack
+from support.conditions import check_conditions
+from support.poll import until
+
+KINDS = ("Toolbox", "MCPServer", "AgentMCPConnection")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a person could look at, in one place."""
+
+    stack: LocalStack
+
+    def find(self, target: Target) -> Manifest | None:
+        """The live object with its conditions checked, or None."""
+        flags = ("-n", target.namespace, "--ignore-not-found", "-o", "json")
+        text = self.stack.parts.cluster.kubectl("get", target.resource, *flags)
+        if not text.strip():
+            return None
+        body = cast("Manifest", json.loads(text))
+        if target.kind in KINDS:
+            check_conditions(body)
+        return body
+
+    def status(self, target: Target) -> dict[str, Any]:
+        """The object's status; empty while there is none."""
+        body = self.find(target)
+        return cast("dict[str, Any]", (body or {}).get("status") or {})
+
+    def await_status(self, target: Target, seconds: float = 60.0, **expected: object) -> dict[str, Any]:
+        """The status once each named member has the expected value."""
+
+        def fits(status: dict[str, Any]) -> bool:
+            return all(status.get(name) == value for name, value in expected.items())
+
+        return until(f"{target.resource} {expected}", lambda: self.status(target), fits, seconds=seconds)
+
+    def await_condition(
+        self, target: Target, type_: str, status: str, reason: str | None = None, seconds: float = 60.0
+    ) -> dict[str, Any]:
+        """The condition once it is as expected for the object's current generation."""
+
+        def look() -> tuple[int, list[dict[str, Any]]]:
+            body = self.find(target) or {}
+            return body.get("metadata", {}).get("generation", 0), body.get("status", {}).get("conditions", [])
+
+        def matching(seen: tuple[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+            generation, conditions = seen
+            return [
+                c
+                for c in conditions
+                if c["type"] == type_
+                and c["status"] == status
+                and c.get("observedGeneration") == generation
+                and reason in (None, c["reason"])
+            ]
+
+        return matching(
+            until(f"{target.resource} {type_}={status}", look, lambda s: bool(matching(s)), seconds=seconds)
+        )[0]
+
+    def patch(self, target: Target, patch: dict[str, Any]) -> None:
+        """A merge patch, as a person would make it."""
+        text = json.dumps(patch)
+        self.stack.parts.cluster.kubectl("patch", target.resource, "-n", target.namespace, "--type=merge", "-p", text)
+
+    def secret(self, namespace: str, name: str) -> dict[str, str] | None:
+        """A Secret's data, decoded; None if it is not there."""
+        flags = ("-n", namespace, "--ignore-not-found", "-o", "name")
+        if not self.stack.parts.cluster.kubectl("get", "secret", name, *flags).strip():
+            return None
+        return quickstart.read_secret(self.stack.parts.cluster, namespace, name)
+
+    def call(self, secret: dict[str, str], tool: str, arguments: dict[str, Any]) -> agent.Answer:
+        """One tool call with nothing but a connection's Secret. Raises `SetupError` when it fails."""
+        with agent.readable_errors():
+            return asyncio.run(agent.call(secret, tool, arguments))
+
+    def refusal(self, secret: dict[str, str], tool: str, arguments: dict[str, Any]) -> str | None:
+        """Why a call fails; None when it works."""
+        try:
+            self.call(secret, tool, arguments)
+        except SetupError as error:
+            return str(error)
+        return None
+
+    def containers(self, *, running_only: bool = False) -> list[str]:
+        """Ids of the host's containers."""
+        label = f"label=magictoolbox.dev/host={self.stack.host.host_id}"
+        flags = () if running_only else ("--all",)
+        return self.stack.parts.engine.docker("ps", "--quiet", "--no-trunc", *flags, "--filter", label).split()
+
+    def networks(self) -> list[str]:
+        """Ids of the host's networks."""
+        label = f"label=magictoolbox.dev/host={self.stack.host.host_id}"
+        return self.stack.parts.engine.docker("network", "ls", "--quiet", "--filter", label).split()
+
+    def grants_on_disk(self) -> list[str]:
+        """Names of the grant files the host keeps."""
+        return sorted(path.name for path in (self.stack.host.state_dir / "grants").glob("*"))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the record."""
+        with psycopg.connect(self.stack.parts.postgres.dsn(), options="-c search_path=magic_toolbox") as connection:
+            return connection.execute(query.encode()).fetchall()
