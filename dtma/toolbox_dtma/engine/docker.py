@@ -1,0 +1,233 @@
+"""The Docker Engine behind the seam of `engine.api`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from toolbox_dtma.engine.api import EngineUnavailable, Seen, SeenListener, Wanted
+from toolbox_dtma.engine.client import DockerClient
+from toolbox_dtma.engine.converge import Converger, RemovalBlocked
+from toolbox_dtma.engine.failures import DockerRefused, Failure
+from toolbox_dtma.engine.firewall import Address, Firewall, host_resolvers, iptables_runner, reserved_networks
+from toolbox_dtma.engine.images import Images
+from toolbox_dtma.engine.ledger import Ledger
+from toolbox_dtma.engine.logs import read_logs
+from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE, HostNames
+from toolbox_dtma.engine.networks import Networks
+from toolbox_dtma.engine.timings import Timings
+from toolbox_dtma.engine.watch import Watch
+from toolbox_dtma.engine.world import World
+from toolbox_dtma.wire import EngineFacts
+
+log = structlog.stdlib.get_logger(__name__)
+
+__all__ = ["DockerEngine", "RemovalBlocked"]
+
+
+class DockerEngine:
+    """Implements `engine.api.Engine` with one Docker Engine.
+
+    `spec_key` is a secret of this host that never changes: with another one every container counts as changed.
+    `runtime_dir` holds a small memory that may be lost (restart counts, what `:latest` meant).
+    """
+
+    def __init__(
+        self,
+        host_id: str,
+        spec_key: bytes,
+        runtime_dir: Path,
+        docker_url: str | None = None,
+        *,
+        timings: Timings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        resolvers: Callable[[], Sequence[Address]] = host_resolvers,
+    ) -> None:
+        timings = timings or Timings()
+        names = HostNames(host_id)
+        client = DockerClient(docker_url, timings)
+        self._world = World(
+            names=names,
+            spec_key=spec_key,
+            client=client,
+            images=Images(client),
+            networks=Networks(client, names, reserved=lambda: reserved_networks(resolvers())),
+            firewall=Firewall(names, iptables_runner(timings.command), resolvers=resolvers),
+            ledger=Ledger(runtime_dir),
+            timings=timings,
+            clock=clock,
+            report=self._report,
+            # Jitter, not a secret.
+            rng=rng or random.Random(),
+        )
+        self._listener: SeenListener | None = None
+        self._convergers: dict[str, Converger] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._shown: dict[str, str] = {}
+        """Container id → state at the last resync: what tells whether an event was missed."""
+
+    async def run(self, listener: SeenListener) -> None:
+        """Converge until cancelled."""
+        if self._listener is not None:
+            raise RuntimeError("the engine is already running")
+        self._listener = listener
+        try:
+            for converger in tuple(self._convergers.values()):
+                self._launch(converger)
+            await Watch(
+                self._world,
+                changed=self._wake,
+                connected=self._on_connected,
+                lost=self._on_lost,
+                resync=self._resync,
+            ).run()
+        finally:
+            self._listener = None
+            tasks = tuple(self._tasks.values())
+            self._tasks.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._world.client.aclose()
+
+    def want(self, wanted: Wanted) -> None:
+        """Replace the desired state of an instance."""
+        self._converger(wanted.id).want(wanted)
+
+    async def remove(self, instance_id: str) -> None:
+        """Forget the instance and remove its container and network; absent is success.
+
+        Raises `EngineUnavailable` (`RemovalBlocked` when Docker refuses); the removal then goes on by itself.
+        """
+        done = self._converger(instance_id).remove()
+        try:
+            async with asyncio.timeout(self._world.timings.remove):
+                await done
+        except TimeoutError as error:
+            raise EngineUnavailable("the removal takes long; it goes on in the background") from error
+
+    async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
+        """Remove what carries this host's label for instances that are neither known nor wanted; their ids.
+
+        To be called only with a complete set of known instances. Raises `EngineUnavailable`.
+        """
+        host = {LABEL_HOST: self._world.names.host_id}
+        try:
+            found = [item.labels.get(LABEL_INSTANCE) for item in await self._world.client.containers(host)]
+            found += [item.labels.get(LABEL_INSTANCE) for item in await self._world.client.networks(host)]
+        except DockerRefused as refused:
+            raise EngineUnavailable(refused.message) from refused
+        wanted = {instance_id for instance_id, converger in self._convergers.items() if converger.wanted}
+        orphans = tuple(sorted({instance_id for instance_id in found if instance_id} - known - wanted))
+        for instance_id in orphans:
+            log.info("removing an orphan", instance=instance_id)
+            await self.remove(instance_id)
+        return orphans
+
+    async def teardown(self) -> None:
+        """Remove this host's firewall chains; for a host that is given up. Raises `Failure`."""
+        await self._world.firewall.teardown()
+
+    async def logs(self, instance_id: str, *, tail: int, since: float | None, follow: bool) -> AsyncGenerator[bytes]:
+        """Output of the instance's container: the running one, else the newest. Raises `KeyError`.
+
+        Close the generator (`contextlib.aclosing`) when stopping early: it holds a connection.
+        """
+        containers = await self._world.client.containers(self._world.names.labels(instance_id))
+        if not containers:
+            raise KeyError(instance_id)
+        # Docker lists the newest first, and sorting is stable.
+        chosen = sorted(containers, key=lambda item: item.state != "running")[0]
+        try:
+            history = read_logs(self._world.client, chosen.id, tail=tail, since=since, follow=follow)
+            async with contextlib.aclosing(history) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except DockerRefused as refused:
+            if refused.status == 404:
+                raise KeyError(instance_id) from refused
+            raise EngineUnavailable(refused.message) from refused
+
+    async def facts(self) -> EngineFacts:
+        """Version facts; `available=False` while the engine does not answer."""
+        try:
+            version = await self._world.client.version()
+        except (EngineUnavailable, DockerRefused):
+            return EngineFacts(available=False)
+        return EngineFacts(available=True, version=version.version, api_version=version.api_version)
+
+    def _converger(self, instance_id: str) -> Converger:
+        converger = self._convergers.get(instance_id)
+        if converger is None:
+            converger = self._convergers[instance_id] = Converger(instance_id, self._world)
+            if self._listener is not None:
+                self._launch(converger)
+        return converger
+
+    def _launch(self, converger: Converger) -> None:
+        task = asyncio.ensure_future(converger.run())
+        self._tasks[converger.id] = task
+        task.add_done_callback(lambda done: self._on_end(converger, done))
+
+    def _on_end(self, converger: Converger, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._tasks.get(converger.id) is not task:
+            return
+        del self._tasks[converger.id]
+        if converger.busy:
+            # Asked for something in the moment between its end and this callback.
+            self._launch(converger)
+        else:
+            self._convergers.pop(converger.id, None)
+
+    def _report(self, instance_id: str, seen: Seen) -> None:
+        if self._listener is not None:
+            self._listener(instance_id, seen)
+
+    def _wake(self, instance_id: str) -> None:
+        converger = self._convergers.get(instance_id)
+        if converger is not None:
+            converger.wake()
+
+    async def _on_connected(self) -> None:
+        # Docker rewrites its own chains when it starts.
+        self._world.firewall.forget()
+        await self._assert_firewall()
+        self._shown.clear()
+        for converger in tuple(self._convergers.values()):
+            converger.wake()
+        log.info("following the Docker Engine", host=self._world.names.host_id)
+
+    def _on_lost(self, message: str) -> None:
+        log.warning("the Docker Engine is away", host=self._world.names.host_id, error=message)
+        for converger in tuple(self._convergers.values()):
+            converger.engine_lost(message)
+
+    async def _resync(self) -> None:
+        self._world.firewall.forget()
+        await self._assert_firewall()
+        host = {LABEL_HOST: self._world.names.host_id}
+        listed = await self._world.client.containers(host)
+        shown = {item.id: item.state for item in listed}
+        instances = {item.id: item.labels.get(LABEL_INSTANCE, "") for item in listed}
+        alike = {key for key in shown if self._shown.get(key) == shown[key]}
+        self._shown = shown
+        for container_id in shown.keys() - alike:
+            self._wake(instances[container_id])
+        present = set(instances.values())
+        for instance_id in tuple(self._convergers):
+            if instance_id not in present:
+                self._wake(instance_id)
+
+    async def _assert_firewall(self) -> None:
+        try:
+            await self._world.firewall.ensure()
+        except Failure as failure:
+            # Not fatal here: no container starts without it, and each start says so.
+            log.warning("firewall not in place", error=failure.message)

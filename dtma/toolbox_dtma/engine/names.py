@@ -1,0 +1,77 @@
+"""Names and labels of everything DTMA makes on a host. Each has one constructor, and derives from the hostId.
+
+>>> HostNames("7c5e4d6a-0f3b-4a53-9a43-0c1f9a5f8f11").bridge_prefix
+'mtbd37c6e'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+LABEL_HOST = "magictoolbox.dev/host"
+"""The hostId. Nothing without it, with this host's value, is ever written to."""
+
+LABEL_INSTANCE = "magictoolbox.dev/instance"
+LABEL_OWNER = "magictoolbox.dev/owner"
+LABEL_SPEC_HASH = "magictoolbox.dev/spec-hash"
+LABEL_UID = "magictoolbox.dev/uid"
+LABEL_GENERATION = "magictoolbox.dev/generation"
+"""Generation the container was created for; later generations may keep the container."""
+
+LABEL_POOL = "magictoolbox.dev/pool"
+"""On networks: the address pool this host chose, read back after a restart."""
+
+ANY_BRIDGE = "mtb+"
+"""Every bridge of every host on this machine, as iptables writes an interface prefix."""
+
+
+@dataclass(frozen=True)
+class HostNames:
+    """Names that belong to one hostId, so that several hosts can share a machine."""
+
+    host_id: str
+
+    @cached_property
+    def tag(self) -> str:
+        """Six hex digits that stand for the host where space is short."""
+        return hashlib.sha256(self.host_id.encode()).hexdigest()[:6]
+
+    @property
+    def bridge_prefix(self) -> str:
+        """What every bridge interface of this host begins with."""
+        return f"mtb{self.tag}"
+
+    def bridge(self, index: int) -> str:
+        """Interface name (at most 15 characters) of the network that uses subnet `index` of the pool."""
+        return f"{self.bridge_prefix}{index:03x}"
+
+    @property
+    def input_chain(self) -> str:
+        """Chain that guards the host itself."""
+        return f"MTB-{self.tag}-IN"
+
+    @property
+    def forward_chain(self) -> str:
+        """Chain that guards everything behind the host."""
+        return f"MTB-{self.tag}-FWD"
+
+    def network(self, instance_id: str) -> str:
+        """Name of an instance's network."""
+        return f"mtb-{self.tag}-{instance_id}"
+
+    def container(self, instance_id: str, name: str, spec_hash: str, image_id: str) -> str:
+        """Name of the container of an instance with this spec and image; never the bare name of the object.
+
+        Old and new container of a replacement exist side by side for a moment, so the suffix covers what tells
+        them apart.
+        """
+        unique = hashlib.sha256("\0".join((self.host_id, instance_id, spec_hash, image_id)).encode()).hexdigest()[:8]
+        short_id = re.sub(r"[^a-z0-9]", "", instance_id.lower())[:8]
+        return f"mtb-{name[:30].rstrip('-')}-{short_id}-{unique}"
+
+    def labels(self, instance_id: str) -> dict[str, str]:
+        """Labels that make something ours."""
+        return {LABEL_HOST: self.host_id, LABEL_INSTANCE: instance_id}

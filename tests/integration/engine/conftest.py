@@ -1,0 +1,36 @@
+"""One fresh hostId per test on the machine's Docker engine."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from localstack.docker import Engine
+from support.docker_images import busybox_image
+from support.engine_host import EngineHost
+
+
+@pytest.fixture(scope="session")
+def tiny_image(docker_engine: Engine) -> str:
+    """Reference of the busybox image, in the engine."""
+    return busybox_image()
+
+
+@pytest.fixture
+async def host(tiny_image: str, tmp_path: Path) -> AsyncGenerator[EngineHost]:
+    """A running engine; everything it made is removed at the end."""
+    host = EngineHost(tmp_path, tiny_image)
+    host.start()
+    try:
+        yield host
+    finally:
+        await host.clean()
+
+
+@pytest.fixture
+def instance() -> str:
+    """A fresh instance id."""
+    return str(uuid.uuid4())

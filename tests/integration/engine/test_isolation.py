@@ -1,0 +1,142 @@
+"""The firewall, tried from inside containers on the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from support.engine_host import FAST, EngineHost, eventually
+from support.far_network import FarNetwork, far_network
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def far() -> Generator[FarNetwork]:
+    """The world beyond the host."""
+    with far_network() as network:
+        yield network
+
+
+@pytest.fixture
+async def resolving(tiny_image: str, tmp_path: Path, far: FarNetwork) -> AsyncGenerator[EngineHost]:
+    """A host whose resolver is the far private address."""
+    host = EngineHost(tmp_path, tiny_image, FAST, resolvers=lambda: (ip_address(far.private),))
+    host.start()
+    try:
+        yield host
+    finally:
+        await host.clean()
+
+
+def command(*words: str) -> str:
+    """Run a program of the host; its output."""
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=10).stdout
+
+
+async def reach(host: EngineHost, instance: str, address: str, port: int) -> str:
+    """What a connection from inside a container brings: some text, or `exit 1`."""
+    shell = f"nc -w 1 {address} {port} </dev/null"
+    return await asyncio.to_thread(host.execute, instance, "sh", "-c", shell)
+
+
+async def test_a_container_reaches_the_internet_and_its_resolver_but_nothing_private(
+    resolving: EngineHost, instance: str, far: FarNetwork
+) -> None:
+    resolving.want(instance)
+    await resolving.running(instance)
+    reached = dict(
+        zip(
+            cases := [
+                (far.public, 80),
+                (far.private, 53),
+                (far.private, 80),
+                (far.other_private, 80),
+                (far.other_private, 53),
+                (far.metadata, 80),
+                (far.metadata, 53),
+            ],
+            await asyncio.gather(*(reach(resolving, instance, *case) for case in cases)),
+            strict=True,
+        )
+    )
+    assert [case for case, said in reached.items() if said == "far"] == [(far.public, 80), (far.private, 53)]
+    assert all("exit 1" in said for said in reached.values() if said != "far"), reached
+
+
+async def test_the_hosts_own_ports_cannot_be_reached_while_the_host_reaches_the_container(
+    host: EngineHost, instance: str
+) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"host\n")
+        writer.close()
+
+    server = await asyncio.start_server(greet, "0.0.0.0", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        host.want(instance)
+        seen = await host.running(instance)
+        assert seen.address is not None
+        gateway = f"{seen.address.rpartition('.')[0]}.{int(seen.address.rpartition('.')[2]) - 1}"
+        outside = command("hostname", "-I").split()
+        addresses = [gateway, "172.17.0.1", *(address for address in outside if "." in address)][:4]
+        said = await asyncio.gather(*(reach(host, instance, address, port) for address in addresses))
+        assert all("exit 1" in each for each in said), dict(zip(addresses, said, strict=True))
+
+        reader, writer = await asyncio.open_connection(seen.address, 3001)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b"hello\n"
+        writer.close()
+    finally:
+        server.close()
+
+
+async def test_containers_do_not_reach_each_other_nor_those_of_another_host(
+    host: EngineHost, resolving: EngineHost, instance: str
+) -> None:
+    neighbour, stranger = str(uuid.uuid4()), str(uuid.uuid4())
+    host.want(instance)
+    host.want(neighbour)
+    resolving.want(stranger)
+    await host.running(instance)
+    targets = [await host.running(neighbour), await resolving.running(stranger)]
+    for target in targets:
+        assert target.address is not None
+        assert "exit 1" in await reach(host, instance, target.address, 3001)
+    own = (await host.running(instance)).address
+    assert own is not None
+    assert await reach(host, instance, own, 3001) == "hello"
+
+
+async def test_a_container_has_no_ipv6_to_slip_out_by(host: EngineHost, instance: str) -> None:
+    host.want(instance)
+    await host.running(instance)
+    assert "inet6" not in host.execute(instance, "ip", "addr", "show", "dev", "eth0")
+    saved = command("ip6tables-save", "-t", "filter")
+    prefix = host.names.bridge_prefix
+    assert f"-A INPUT -i {prefix}+ -j {host.names.input_chain}" in saved
+    assert f"-A {host.names.forward_chain} -d fd00:ec2::254/128 -j DROP" in saved
+
+
+async def test_rules_removed_by_hand_come_back_and_teardown_removes_them(host: EngineHost, instance: str) -> None:
+    host.want(instance)
+    await host.running(instance)
+
+    def saved() -> str:
+        return command("iptables-save", "-t", "filter")
+
+    jump = ("INPUT", "-i", f"{host.names.bridge_prefix}+", "-j", host.names.input_chain)
+    command("iptables", "-w", "5", "-D", *jump)
+    command("iptables", "-w", "5", "-F", host.names.forward_chain)
+    await eventually(
+        lambda: f"-A {' '.join(jump)}" in saved() and f"-A {host.names.forward_chain} -d 10.0.0.0/8" in saved(),
+        lambda: f"rules back: {saved()}",
+    )
+    await host.clean()
+    assert host.names.tag not in saved()
