@@ -92,6 +92,7 @@ class Snapshot(Message):
     kind: Literal["snapshot"] = "snapshot"
     revision: int
     part: int
+    """Counts from 0; the last one is `parts - 1`."""
     parts: int
     change: Change
 

@@ -16,6 +16,7 @@ class ProblemCode(StrEnum):
     OWNER_MISSING = "OwnerMissing"
     EPOCH_MISSING = "EpochMissing"
     NOT_FOUND = "NotFound"
+    METHOD_NOT_ALLOWED = "MethodNotAllowed"
     NOT_CLAIMED = "NotClaimed"
     FENCED_EPOCH = "FencedEpoch"
     OWNER_MISMATCH = "OwnerMismatch"
@@ -38,6 +39,7 @@ HTTP_STATUS: dict[ProblemCode, int] = {
     ProblemCode.OWNER_MISSING: 400,
     ProblemCode.EPOCH_MISSING: 400,
     ProblemCode.NOT_FOUND: 404,
+    ProblemCode.METHOD_NOT_ALLOWED: 405,
     ProblemCode.NOT_CLAIMED: 409,
     ProblemCode.FENCED_EPOCH: 409,
     ProblemCode.OWNER_MISMATCH: 409,

@@ -1,0 +1,1 @@
+"""The management API: what owners ask of this host, and what it tells them (design §5)."""

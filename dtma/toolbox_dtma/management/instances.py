@@ -1,0 +1,330 @@
+"""Instances: what owners want, what the engine and the probes show, and the reports made of both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from toolbox_dtma.engine.api import Engine, Seen, Wanted
+from toolbox_dtma.link.messages import Change, InstanceRoute
+from toolbox_dtma.management.events import EventLog
+from toolbox_dtma.management.owners import Owners, Reader, Writer, check_identity
+from toolbox_dtma.management.problems import Refused
+from toolbox_dtma.management.removals import Removals
+from toolbox_dtma.management.revocations import Revocations
+from toolbox_dtma.policy.server import AckPending, PolicyServer
+from toolbox_dtma.readiness import Failure, Probed, Readiness, Target
+from toolbox_dtma.settings import Timings
+from toolbox_dtma.state.records import InstanceRecord, ProbedRecord
+from toolbox_dtma.state.store import State
+from toolbox_dtma.wire import (
+    DeletedInstance,
+    DesiredInstance,
+    DesiredSummary,
+    InstanceList,
+    InstanceReport,
+    InstanceState,
+    ProblemCode,
+)
+
+
+@dataclass(slots=True)
+class _Tracked:
+    """One live instance."""
+
+    record: InstanceRecord
+    readiness: Readiness
+    report: InstanceReport | None = None
+    """As last published."""
+
+
+class Instances:
+    """Every instance of every owner."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        owners: Owners,
+        engine: Engine,
+        policy: PolicyServer,
+        revocations: Revocations,
+        events: EventLog,
+        timings: Timings,
+        clock: Callable[[], float],
+        wake_prober: Callable[[], None],
+    ):
+        """`clock` gives monotonic seconds; `wake_prober` is called when a probe may be due."""
+        self._state = state
+        self._owners = owners
+        self._engine = engine
+        self._policy = policy
+        self._revocations = revocations
+        self._events = events
+        self._timings = timings
+        self._clock = clock
+        self._wake_prober = wake_prober
+        self._tracked: dict[str, _Tracked] = {}
+        self.removals = Removals(engine, timings, self._removed)
+
+    # ------------------------------------------------------------------- start
+    def load(self) -> None:
+        """Take up what is on disk: begin to track, tell the engine, go on with removals."""
+        for record in self._state.instances.values():
+            if record.deleting:
+                self.removals.begin(record.id)
+            else:
+                self._track(record, recall=True)
+                self._want(record)
+
+    def phases(self) -> list[str]:
+        """The phase of every instance of every owner."""
+        return [tracked.report.observed.phase.value for tracked in self._tracked.values() if tracked.report]
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Instances the engine has not shown since the start."""
+        return tuple(i for i, tracked in self._tracked.items() if tracked.readiness.seen is None)
+
+    def _track(self, record: InstanceRecord, *, recall: bool) -> None:
+        readiness = Readiness(record.desired, self._timings)
+        probed = self._state.probed.get(record.id)
+        if recall and probed is not None:
+            target = Target(probed.incarnation, probed.address, probed.port, probed.path)
+            readiness.remembered = (target, Probed(probed.report, probed.surface))
+        self._tracked[record.id] = _Tracked(record, readiness)
+        self._refresh(record.id)
+
+    def _want(self, record: InstanceRecord) -> None:
+        self._engine.want(Wanted(record.id, record.owner, record.desired))
+
+    # ----------------------------------------------------------------- requests
+    async def put(self, writer: Writer, instance_id: str, desired: DesiredInstance) -> InstanceReport:
+        """Accept a desired instance. Raises `Refused`."""
+        async with self._state.committing() as commit:
+            await self._owners.fence(commit, writer)
+            record = self._state.instances.get(instance_id)
+            self._check_put(writer, record, desired)
+            if record is None or record.deleting or record.desired != desired:
+                before = record.desired.uid if record is not None else desired.uid
+                if before != desired.uid and not self._state.is_buried("instance", writer.owner, before):
+                    # First: a late request of the object before must not take the id back.
+                    await commit.bury("instance", writer.owner, before)
+                record = InstanceRecord(id=instance_id, owner=writer.owner, desired=desired)
+                await commit.put_instance(record)
+                self._take_up(record)
+            return self._tracked_or_refuse(writer.owner, instance_id)
+
+    def _check_put(self, writer: Writer, record: InstanceRecord | None, desired: DesiredInstance) -> None:
+        if record is not None:
+            held = record.desired
+            check_identity(
+                record.owner, held.namespace, held.name, writer=writer, claimed=(desired.namespace, desired.name)
+            )
+        if self._state.is_buried("instance", writer.owner, desired.uid):
+            raise Refused(ProblemCode.DELETED, "this object was deleted or replaced by a newer one of its name")
+        if record is not None and record.desired.uid == desired.uid and desired.generation < record.desired.generation:
+            raise Refused(ProblemCode.STALE_GENERATION, f"the host holds generation {record.desired.generation}")
+
+    def _take_up(self, record: InstanceRecord) -> None:
+        tracked = self._tracked.get(record.id)
+        if tracked is None:
+            self._track(record, recall=False)
+        else:
+            tracked.record = record
+            tracked.readiness.want(record.desired, self._clock())
+            self._refresh(record.id)
+        # A removal of the object before ends by itself and then hands over.
+        if not self.removals.is_running(record.id):
+            self._want(record)
+        self._wake_prober()
+
+    async def delete(self, writer: Writer, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
+        """Remove an instance with its grants; returns once nothing of it is left. Raises `Refused`.
+
+        When the id has a newer holder than `uid`, only the tombstone is left.
+        """
+        async with self._state.committing() as commit:
+            await self._owners.fence(commit, writer)
+            record = self._state.instances.get(instance_id)
+            if record is not None:
+                held = record.desired
+                check_identity(record.owner, held.namespace, held.name, writer=writer, claimed=(namespace, name))
+            if not self._state.is_buried("instance", writer.owner, uid):
+                await commit.bury("instance", writer.owner, uid)
+            holds = record is not None and record.desired.uid == uid
+            if record is not None and holds:
+                await commit.put_instance(record.model_copy(update={"deleting": True}))
+                self._tracked.pop(instance_id, None)
+                # In force before the files go: the order to delete is already durable.
+                grants = self._state.grants_of(instance_id)
+                gone = tuple(grant.uid for grant in grants)
+                revision = self._policy.publish(Change(instances_gone=(instance_id,), grants_gone=gone))
+                self._revocations.ended(uid, revision)
+                for grant in grants:
+                    await commit.drop_grant(grant.uid)
+                self.removals.begin(instance_id)
+        if holds:
+            await self.removals.wait(instance_id)
+        try:
+            await self._revocations.wait(uid)
+        except AckPending as pending:
+            raise Refused(ProblemCode.ACK_PENDING, str(pending)) from None
+
+    async def _removed(self, instance_id: str) -> None:
+        async with self._state.committing() as commit:
+            record = self._state.instances.get(instance_id)
+            if record is not None and record.deleting:
+                await commit.drop_instance(instance_id)
+                deleted = DeletedInstance(id=instance_id, uid=record.desired.uid)
+                self._events.publish(record.owner, "deleted", deleted)
+                record = None
+            self.removals.forget(instance_id)
+            if record is not None:
+                self._want(record)
+
+    def get(self, reader: Reader, instance_id: str) -> InstanceReport:
+        """One report. Raises `Refused` (NotClaimed, OwnerMismatch, NotFound)."""
+        self._owners.admit(reader)
+        return self._tracked_or_refuse(reader.owner, instance_id)
+
+    def list(self, reader: Reader) -> InstanceList:
+        """All reports of an owner, complete as of the cursor. Raises `Refused` (NotClaimed)."""
+        self._owners.admit(reader)
+        reports = (t.report for t in self._tracked.values() if t.record.owner == reader.owner)
+        return InstanceList(
+            boot_id=self._events.boot_id,
+            cursor=self._events.cursor,
+            complete=True,
+            items=tuple(report for report in reports if report is not None),
+        )
+
+    def logs(
+        self, reader: Reader, instance_id: str, *, tail: int, since: float | None, follow: bool
+    ) -> AsyncIterator[bytes]:
+        """Container output. Raises `Refused`."""
+        self.get(reader, instance_id)
+        return self._engine.logs(instance_id, tail=tail, since=since, follow=follow)
+
+    def _tracked_or_refuse(self, owner: str, instance_id: str) -> InstanceReport:
+        record = self._state.instances.get(instance_id)
+        if record is not None and record.owner != owner:
+            raise Refused(ProblemCode.OWNER_MISMATCH)
+        tracked = self._tracked.get(instance_id)
+        if tracked is None or tracked.report is None:
+            raise Refused(ProblemCode.NOT_FOUND, "no such instance")
+        return tracked.report
+
+    # ------------------------------------------------------------- observations
+    def on_seen(self, instance_id: str, seen: Seen) -> None:
+        """`SeenListener` of the engine."""
+        tracked = self._tracked.get(instance_id)
+        if tracked is not None:
+            tracked.readiness.see(seen, self._clock())
+            self._refresh(instance_id)
+            self._wake_prober()
+
+    def due(self) -> list[tuple[str, Target]]:
+        """Probes to run now; they count as running. Reports whose start deadline passed are brought up to date."""
+        now = self._clock()
+        targets: list[tuple[str, Target]] = []
+        for instance_id, tracked in self._tracked.items():
+            target = tracked.readiness.begin(now)
+            if target is not None:
+                targets.append((instance_id, target))
+            if tracked.readiness.probed is None:
+                self._refresh(instance_id)
+        return targets
+
+    def next_due(self) -> float | None:
+        """When `due` has something next, in monotonic seconds."""
+        now = self._clock()
+        times = (tracked.readiness.next_event(now) for tracked in self._tracked.values())
+        return min((time for time in times if time is not None), default=None)
+
+    async def probe_ended(self, instance_id: str, target: Target, result: Probed | Failure | None) -> None:
+        """A probe ended; None when no worker could run it."""
+        tracked = self._tracked.get(instance_id)
+        if tracked is None or not tracked.readiness.finish(target, result, self._clock()):
+            return
+        self._refresh(instance_id)
+        if isinstance(result, Probed):
+            await self._remember(instance_id, target, result)
+
+    async def _remember(self, instance_id: str, target: Target, result: Probed) -> None:
+        record = ProbedRecord(
+            incarnation=target.incarnation,
+            address=target.address,
+            port=target.port,
+            path=target.path,
+            report=result.report,
+            surface=result.surface,
+        )
+        async with self._state.committing() as commit:
+            if instance_id in self._tracked and self._state.probed.get(instance_id) != record:
+                await commit.put_probed(instance_id, record)
+
+    # ------------------------------------------------------------------ results
+    def _refresh(self, instance_id: str) -> None:
+        """Publish the report and the route, each only if it changed."""
+        tracked = self._tracked[instance_id]
+        self._publish_route(tracked)
+        report = self._report(tracked)
+        if report != tracked.report:
+            observed = report.observed.model_copy(update={"seq": self._events.next_seq()})
+            tracked.report = report.model_copy(update={"observed": observed})
+            self._events.publish(tracked.record.owner, "instance", tracked.report)
+
+    def _report(self, tracked: _Tracked) -> InstanceReport:
+        desired = tracked.record.desired
+        observed = tracked.readiness.observe(self._clock())
+        if tracked.report is not None:
+            observed = observed.model_copy(update={"seq": tracked.report.observed.seq})
+        return InstanceReport(
+            id=tracked.record.id,
+            uid=desired.uid,
+            namespace=desired.namespace,
+            name=desired.name,
+            desired=DesiredSummary(
+                generation=desired.generation,
+                inputs_hash=desired.inputs_hash,
+                restart_token=desired.restart_token,
+                image=desired.image,
+                port=desired.port,
+                path=desired.path,
+                state=desired.state,
+            ),
+            observed=observed,
+        )
+
+    def _publish_route(self, tracked: _Tracked) -> None:
+        route = self._route(tracked)
+        if self._policy.contents.instances.get(route.id) != route:
+            self._policy.publish(Change(instances=(route,)))
+
+    def _route(self, tracked: _Tracked) -> InstanceRoute:
+        readiness = tracked.readiness
+        target, probed = readiness.target, readiness.probed
+        if readiness.seen is None and readiness.remembered is not None:
+            # The engine has shown nothing yet: agents that are connected keep what they had.
+            target, probed = readiness.remembered
+        desired = tracked.record.desired
+        if target is None:
+            last = self._policy.contents.instances.get(tracked.record.id)
+            return InstanceRoute(
+                id=tracked.record.id,
+                incarnation=last.incarnation if last else "",
+                address=None,
+                port=desired.port,
+                path=desired.path,
+                state="stopped" if desired.state is InstanceState.STOPPED else "unavailable",
+            )
+        return InstanceRoute(
+            id=tracked.record.id,
+            incarnation=target.incarnation,
+            address=target.address,
+            port=target.port,
+            path=target.path,
+            state="running",
+            surface=probed.surface if probed else None,
+        )

@@ -1,0 +1,192 @@
+"""The host as one object: everything the API calls, wired once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from toolbox_dtma import __version__
+from toolbox_dtma.engine.api import Engine
+from toolbox_dtma.link.messages import Change
+from toolbox_dtma.management.events import EventLog
+from toolbox_dtma.management.grants import Grants
+from toolbox_dtma.management.instances import Instances
+from toolbox_dtma.management.owners import Owners, Reader, Writer
+from toolbox_dtma.management.prober import Prober
+from toolbox_dtma.management.problems import Refused
+from toolbox_dtma.management.revocations import Revocations
+from toolbox_dtma.metrics import Gauges, Metrics, tally
+from toolbox_dtma.policy.contents import PolicyItemTooLarge, check_size
+from toolbox_dtma.policy.process import Processes, ProcessId
+from toolbox_dtma.policy.server import PolicyServer
+from toolbox_dtma.settings import Bounds, Timings
+from toolbox_dtma.state.records import ConfigRecord, WorkerRecord, WorkersRecord
+from toolbox_dtma.state.store import State
+from toolbox_dtma.wire import (
+    PROTOCOL_VERSION,
+    Capacity,
+    GatewayFacts,
+    HostConfig,
+    HostFacts,
+    InstancePhase,
+    ProblemCode,
+    Usage,
+)
+
+log = structlog.get_logger("toolbox_dtma")
+
+SOCKET_NAME = "gateway.sock"
+REVISIONS_PER_BOOT = 1 << 32
+
+
+class Service:
+    """State, policy, instances, grants and events of one host."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        engine: Engine,
+        processes: Processes,
+        timings: Timings,
+        bounds: Bounds,
+        clock: Callable[[], float],
+        certificate_expiry: float = 0.0,
+    ):
+        """`clock` gives monotonic seconds. Nothing runs before `run()`."""
+        self.state = state
+        self.timings = timings
+        self.bounds = bounds
+        self.metrics = Metrics()
+        self._engine = engine
+        self._certificate_expiry = certificate_expiry
+        self._sighted = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.owners = Owners(state)
+        self.events = EventLog(state.boot_id, max_events=bounds.event_count, max_bytes=bounds.event_bytes)
+        self.policy = PolicyServer(
+            keyring=state.keyring,
+            first_revision=state.boot_id * REVISIONS_PER_BOOT,
+            socket_path=Path(state.host.runtime_dir) / SOCKET_NAME,
+            gateway_uid=state.host.gateway_uid,
+            gateway_gid=state.host.gateway_gid,
+            previous=tuple(ProcessId(w.pid, w.start_time, w.machine_boot) for w in state.workers.workers),
+            save_workers=self._save_workers,
+            processes=processes,
+            timings=timings,
+            bounds=bounds,
+            clock=clock,
+            observe_ack=self.metrics.ack,
+        )
+        revocations = Revocations(self.policy)
+        self.grants = Grants(
+            state=state, owners=self.owners, policy=self.policy, revocations=revocations, events=self.events
+        )
+        self._prober = Prober(self.policy, timings, bounds, clock)
+        self.instances = Instances(
+            state=state,
+            owners=self.owners,
+            engine=engine,
+            policy=self.policy,
+            revocations=revocations,
+            events=self.events,
+            timings=timings,
+            clock=clock,
+            wake_prober=self._woken,
+        )
+        self.metrics.expose(self._gauges)
+
+    def _woken(self) -> None:
+        if not self.instances.unseen:
+            self._sighted.set()
+        self._prober.wake()
+
+    async def _save_workers(self, processes: tuple[ProcessId, ...]) -> None:
+        workers = tuple(
+            WorkerRecord(pid=p.pid, start_time=p.start_time, machine_boot=p.machine_boot) for p in processes
+        )
+        async with self.state.committing() as commit:
+            await commit.put_workers(WorkersRecord(workers=workers))
+
+    async def run(self) -> None:
+        """Converge, push policy and probe until cancelled. Sets `ready` when callers may be served."""
+        if self.state.config is not None:
+            self.policy.publish(Change(config=self.state.config.config))
+        await self.grants.load()
+        self.instances.load()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._engine.run(self.instances.on_seen), name="engine")
+                await self._first_sight()
+                listening = asyncio.Event()
+                group.create_task(self.policy.run(started=listening), name="policy")
+                group.create_task(self._prober.run(self.instances), name="prober")
+                await listening.wait()
+                self.ready.set()
+        finally:
+            self.ready.clear()
+            self.events.close()
+            await self.instances.removals.close()
+
+    async def _first_sight(self) -> None:
+        """Let the engine show what runs, so that a restart of DTMA alone looks like nothing to anyone."""
+        if not self.instances.unseen:
+            return
+        try:
+            async with asyncio.timeout(self.timings.first_sight):
+                await self._sighted.wait()
+        except TimeoutError:
+            log.warning("the engine has not shown every instance yet; going on", unseen=len(self.instances.unseen))
+
+    async def configure(self, writer: Writer, config: HostConfig) -> None:
+        """Replace the gateway's configuration. Raises `Refused`."""
+        try:
+            check_size(config)
+        except PolicyItemTooLarge as error:
+            raise Refused(ProblemCode.TOO_LARGE, f"the configuration is too large: {error}") from None
+        async with self.state.committing() as commit:
+            await self.owners.fence(commit, writer)
+            record = ConfigRecord(owner=writer.owner, config=config)
+            if self.state.config != record:
+                await commit.put_config(record)
+                self.policy.publish(Change(config=config))
+
+    async def facts(self, reader: Reader) -> HostFacts:
+        """What the host is and has, and what this owner uses of it. Raises `Refused` (NotClaimed)."""
+        items = self.instances.list(reader).items
+        pages, page_size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        running = sum(i.observed.phase in (InstancePhase.READY, InstancePhase.STARTING) for i in items)
+        return HostFacts(
+            host_id=self.state.host.host_id,
+            boot_id=self.state.boot_id,
+            version=__version__,
+            protocol=PROTOCOL_VERSION,
+            engine=await self._engine.facts(),
+            gateway=GatewayFacts(
+                workers=self.policy.workers,
+                workers_current=self.policy.workers_current,
+                revision=self.policy.revision,
+            ),
+            os=platform.system().lower(),
+            arch=platform.machine(),
+            capacity=Capacity(cpus=os.cpu_count() or 1, memory_bytes=pages * page_size),
+            usage=Usage(instances=len(items), running=running, grants=len(self.grants.list(reader).items)),
+        )
+
+    def _gauges(self) -> Gauges:
+        return Gauges(
+            phases=tally(self.instances.phases()),
+            grants=len(self.state.grants),
+            grants_pending=self.grants.pending,
+            policy_revision=self.policy.revision,
+            workers=self.policy.workers,
+            workers_current=self.policy.workers_current,
+            tombstones=len(self.state.tombstones),
+            boot_id=self.state.boot_id,
+            certificate_expiry=self._certificate_expiry,
+        )

@@ -1,0 +1,369 @@
+"""The unix socket on which gateway workers get the policy, acknowledge it and run probes.
+
+Order matters here: a change is in the contents and queued for every worker before any await, so each worker sees
+snapshot and deltas in the order of their revisions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
+from toolbox_dtma.link.messages import (
+    TO_DTMA,
+    Ack,
+    Change,
+    Delta,
+    Hello,
+    KeyRing,
+    Ping,
+    Pong,
+    ProbeRequest,
+    ProbeResult,
+)
+from toolbox_dtma.policy.contents import Contents, split
+from toolbox_dtma.policy.members import Member, Members
+from toolbox_dtma.policy.process import Processes, ProcessId, peer_of
+from toolbox_dtma.settings import Bounds, Timings
+
+log = structlog.get_logger("toolbox_dtma.policy")
+
+TICK = 0.05
+"""Seconds between looks at the workers while an acknowledgement is due."""
+
+PINGS = 3
+"""Unanswered pings, spread over `Timings.silence`, after which a worker is silent."""
+
+
+class AckPending(Exception):
+    """Not every worker has acknowledged yet. The change is in force as soon as they do, without further word."""
+
+
+class NoWorker(Exception):
+    """No gateway worker could run the probe; says nothing about the instance."""
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """One connection."""
+
+    member: Member
+    writer: asyncio.StreamWriter
+    probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
+
+
+class PolicyServer:
+    """Holds the policy and the workers. `start()` once the contents are what workers may be given."""
+
+    def __init__(
+        self,
+        *,
+        keyring: KeyRing,
+        first_revision: int,
+        socket_path: Path,
+        gateway_uid: int,
+        gateway_gid: int,
+        previous: tuple[ProcessId, ...],
+        save_workers: Callable[[tuple[ProcessId, ...]], Awaitable[None]],
+        processes: Processes,
+        timings: Timings,
+        bounds: Bounds,
+        clock: Callable[[], float],
+        observe_ack: Callable[[float], None],
+    ):
+        """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
+        self.contents = Contents(keyring)
+        self.revision = first_revision
+        self._socket_path = socket_path
+        self._gateway = (gateway_uid, gateway_gid)
+        self._save_workers = save_workers
+        self._processes = processes
+        self._timings = timings
+        self._bounds = bounds
+        self._clock = clock
+        self._observe_ack = observe_ack
+        self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
+        self._workers: set[_Worker] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._probe_ids = itertools.count(1)
+        self._nonces = itertools.count(1)
+        self._saving = asyncio.Lock()
+        self._saved = frozenset(previous)
+        self._joining: set[ProcessId] = set()
+        self._pinged_at = 0.0
+        self._unsettled: dict[int, float] = {}
+        self._changed = asyncio.Condition()
+        self._due = asyncio.Event()
+        self._due.set()
+        self._listeners: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------------ state
+    @property
+    def workers(self) -> int:
+        """Connected workers."""
+        return len(self._members.connected)
+
+    @property
+    def workers_current(self) -> int:
+        """Connected workers that acknowledged the present revision."""
+        return sum(member.acked >= self.revision for member in self._members.connected)
+
+    def in_force(self, revision: int, *, somewhere: bool) -> bool:
+        """Whether no worker acts on anything older; with `somewhere`, also whether one acts on it at all."""
+        return self._members.in_force(revision, somewhere=somewhere)
+
+    def on_progress(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever an acknowledgement or a worker's end may have put a revision in force."""
+        self._listeners.append(listener)
+
+    # ----------------------------------------------------------------- change
+    def publish(self, change: Change) -> int:
+        """Make a change part of the policy and send it to every worker; the revision to wait for."""
+        for part in split(change):
+            self.revision += 1
+            self.contents.apply(part)
+            frame = encode_frame(Delta(revision=self.revision, change=part))
+            for worker in tuple(self._workers):
+                self._send(worker, frame)
+        if self._workers:
+            self._unsettled[self.revision] = self._clock()
+        else:
+            self._unsettled.clear()
+        self._due.set()
+        return self.revision
+
+    async def settled(self, revision: int, *, somewhere: bool) -> None:
+        """Return once `revision` is in force. Raises `AckPending` after the deadline."""
+        try:
+            async with asyncio.timeout(self._timings.ack_deadline), self._changed:
+                await self._changed.wait_for(lambda: self.in_force(revision, somewhere=somewhere))
+        except TimeoutError:
+            raise AckPending(self._why_pending(revision)) from None
+
+    async def apply(self, change: Change, *, somewhere: bool = True) -> int:
+        """`publish` and wait. Raises `AckPending` after the deadline; the change stays."""
+        revision = self.publish(change)
+        await self.settled(revision, somewhere=somewhere)
+        return revision
+
+    def _why_pending(self, revision: int) -> str:
+        behind = self._members.behind(revision)
+        if not behind:
+            return "no gateway worker is connected"
+        lost = sum(not member.connected for member in behind)
+        return (
+            f"{len(behind) - lost} gateway workers have not acknowledged yet, {lost} without a connection may still run"
+        )
+
+    # ---------------------------------------------------------------- serving
+    async def run(self, *, started: asyncio.Event) -> None:
+        """Serve until cancelled. `started` is set once workers can connect."""
+        self._socket_path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Nobody else may connect between bind and chmod.
+        previous_mask = os.umask(0o177)
+        try:
+            listener.bind(str(self._socket_path))
+        finally:
+            os.umask(previous_mask)
+        os.chown(self._socket_path, -1, self._gateway[1])
+        self._socket_path.chmod(0o660)
+        server = await asyncio.start_unix_server(self._accepted, sock=listener)
+        try:
+            started.set()
+            await self._tend()
+        finally:
+            server.close()
+            for writer in self._connections.values():
+                # Their reading side then ends by itself.
+                writer.transport.abort()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+            await server.wait_closed()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
+        try:
+            await self._serve(reader, writer)
+        except (FrameError, ValidationError) as error:
+            # The message of a ValidationError would quote what the peer sent.
+            log.warning("gateway worker broke the protocol", error=type(error).__name__)
+        except (OSError, TimeoutError) as error:
+            log.info("gateway worker went away", error=type(error).__name__)
+        finally:
+            del self._connections[task]
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = peer_of(writer.get_extra_info("socket"))
+        process = self._processes.identify(peer.pid) if peer.pid > 0 else None
+        if peer.uid != self._gateway[0] or process is None:
+            log.warning("refused on the gateway socket", uid=peer.uid, expected_uid=self._gateway[0], pid=peer.pid)
+            return
+        async with asyncio.timeout(self._timings.hello_deadline):
+            payload = await read_frame(reader)
+        if payload is None:
+            return
+        hello = TO_DTMA.validate_json(payload)
+        if not isinstance(hello, Hello):
+            raise FrameError(f"expected hello, got {hello.kind}")
+        # On disk before it gets policy: after a crash the next run must know of this process.
+        self._joining.add(process)
+        try:
+            await self._save()
+            worker = self._join(process, writer)
+        finally:
+            self._joining.discard(process)
+        log.info("gateway worker connected", worker=hello.worker, pid=peer.pid, revision=self.revision)
+        try:
+            while (payload := await read_frame(reader)) is not None:
+                self._heard(worker, TO_DTMA.validate_json(payload))
+        finally:
+            self._leave(worker)
+            log.info("gateway worker disconnected", worker=hello.worker, pid=peer.pid)
+
+    def _join(self, process: ProcessId, writer: asyncio.StreamWriter) -> _Worker:
+        for other in tuple(self._workers):
+            if other.member.process == process:
+                other.writer.close()
+                self._leave(other)
+        worker = _Worker(self._members.joined(process, self.revision, self._clock()), writer)
+        self._workers.add(worker)
+        for part in self.contents.snapshot(self.revision):
+            self._send(worker, encode_frame(part))
+        self._due.set()
+        return worker
+
+    def _leave(self, worker: _Worker) -> None:
+        if worker in self._workers:
+            self._workers.discard(worker)
+            self._members.lost(worker.member, self._clock())
+            for future in worker.probes.values():
+                if not future.done():
+                    future.set_exception(NoWorker("the gateway worker that ran the probe went away"))
+            self._due.set()
+
+    def _send(self, worker: _Worker, frame: bytes) -> None:
+        transport = worker.writer.transport
+        if transport.is_closing():
+            return
+        worker.writer.write(frame)
+        if transport.get_write_buffer_size() > self._bounds.worker_backlog_bytes:
+            log.warning("gateway worker does not read; disconnected", pid=worker.member.process.pid)
+            transport.abort()
+
+    def _heard(self, worker: _Worker, message: Hello | Ack | Pong | ProbeResult) -> None:
+        match message:
+            case Ack():
+                if message.revision > self.revision:
+                    raise FrameError("acknowledged a revision that does not exist")
+                self._members.heard(worker.member, acked=message.revision)
+                self._due.set()
+            case Pong():
+                self._members.heard(worker.member)
+            case ProbeResult():
+                self._members.heard(worker.member)
+                future = worker.probes.pop(message.probe, None)
+                if future is not None and not future.done():
+                    future.set_result(message)
+            case Hello():
+                raise FrameError("a second hello")
+
+    # ----------------------------------------------------------------- probes
+    async def probe(self, *, address: str, port: int, path: str) -> ProbeResult:
+        """Have a worker hold an MCP conversation with this address.
+
+        Raises `NoWorker` when none is connected, it goes away, or does not answer in time.
+        """
+        ready = [worker for worker in self._workers if not worker.writer.transport.is_closing()]
+        if not ready:
+            raise NoWorker("no gateway worker is connected")
+        worker = min(ready, key=lambda candidate: len(candidate.probes))
+        request = ProbeRequest(
+            probe=next(self._probe_ids), address=address, port=port, path=path, deadline=self._timings.probe_timeout
+        )
+        future: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
+        worker.probes[request.probe] = future
+        self._send(worker, encode_frame(request))
+        try:
+            # The worker keeps the deadline itself; the margin only catches one that does not answer.
+            async with asyncio.timeout(self._timings.probe_timeout + 2):
+                return await future
+        except TimeoutError:
+            raise NoWorker("the gateway worker did not answer the probe in time") from None
+        finally:
+            worker.probes.pop(request.probe, None)
+
+    # ---------------------------------------------------------------- tending
+    async def _tend(self) -> None:
+        """Watch the members: drop the dead and the expired, ping who owes, kill the silent, wake who waits."""
+        while True:
+            self._due.clear()
+            await self._review()
+            owing = self._members.owing(self.revision)
+            pause = TICK if owing else 1.0 if self._members.lost_ones else None
+            try:
+                async with asyncio.timeout(pause):
+                    await self._due.wait()
+            except TimeoutError:
+                continue
+
+    async def _review(self) -> None:
+        now = self._clock()
+        for member in self._members.lost_ones:
+            if self._processes.is_dead(member.process):
+                self._members.drop(member)
+        for member in self._members.drop_expired(now):
+            log.warning("gateway worker without a connection no longer counts", pid=member.process.pid)
+        if now - self._pinged_at >= self._timings.silence / PINGS:
+            self._pinged_at = now
+            self._ping_overdue()
+        for revision, published in tuple(self._unsettled.items()):
+            if self.in_force(revision, somewhere=True):
+                del self._unsettled[revision]
+                self._observe_ack(now - published)
+        async with self._changed:
+            self._changed.notify_all()
+        for listener in self._listeners:
+            listener()
+        await self._save_members()
+
+    def _ping_overdue(self) -> None:
+        """Counting pings, not seconds: a stall of this process must not look like silence of a worker."""
+        for worker in tuple(self._workers):
+            member = worker.member
+            if member.acked >= self.revision:
+                continue
+            allowed = PINGS if member.acked else PINGS * self._timings.loading_silence / self._timings.silence
+            if member.pings < allowed:
+                member.pings += 1
+                self._send(worker, encode_frame(Ping(nonce=next(self._nonces))))
+            else:
+                log.warning("gateway worker is silent while an acknowledgement is due; killed", pid=member.process.pid)
+                self._processes.kill(member.process)
+                worker.writer.transport.abort()
+                self._leave(worker)
+
+    async def _save_members(self) -> None:
+        try:
+            await self._save()
+        except OSError as error:
+            # The list on disk then names too many, which only makes the next start more careful.
+            log.warning("list of gateway workers could not be written", error=error.strerror)
+
+    async def _save(self) -> None:
+        async with self._saving:
+            wanted = frozenset(self._members.processes) | self._joining
+            if wanted != self._saved:
+                await self._save_workers(tuple(wanted))
+                self._saved = wanted

@@ -1,0 +1,205 @@
+"""Whether an instance is ready: what the engine sees of its process, joined with MCP probes. Pure, time passed in.
+
+A probe counts for one target only: this container start at this address, port and path. A new start, or a changed
+port or path, begins anew; a change of `expose` does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from toolbox_dtma.engine.api import Seen
+from toolbox_dtma.settings import Timings
+from toolbox_dtma.wire import (
+    DesiredInstance,
+    InstancePhase,
+    InstanceReason,
+    ObservedInstance,
+    ProbeReport,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a probe talks to."""
+
+    incarnation: str
+    address: str
+    port: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A conversation that worked."""
+
+    report: ProbeReport
+    surface: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A conversation that did not. `reason` is PORT_NOT_LISTENING or PROBE_FAILED."""
+
+    reason: InstanceReason
+    message: str
+
+
+@dataclass(slots=True)
+class _Trial:
+    """Probing of one target. Times are monotonic seconds."""
+
+    target: Target
+    since: float
+    next_at: float
+    probed: Probed | None = None
+    failure: Failure | None = None
+    failures: int = 0
+    """In a row, since the last success."""
+    pause: float = 0.0
+    running: bool = False
+
+
+@dataclass(slots=True)
+class Readiness:
+    """One instance."""
+
+    desired: DesiredInstance
+    timings: Timings
+    seen: Seen | None = None
+    remembered: tuple[Target, Probed] | None = None
+    """The last success of an earlier run of DTMA: holds if the same target is still there."""
+    _trial: _Trial | None = field(default=None, repr=False)
+
+    # ------------------------------------------------------------------ inputs
+    def want(self, desired: DesiredInstance, now: float) -> None:
+        """The desired state changed."""
+        self.desired = desired
+        self._retarget(now)
+
+    def see(self, seen: Seen, now: float) -> None:
+        """The engine saw something."""
+        self.seen = seen
+        self._retarget(now)
+
+    def begin(self, now: float) -> Target | None:
+        """The target to probe now, if a probe is due; it then counts as running."""
+        trial = self._trial
+        if trial is None or trial.running or now < trial.next_at:
+            return None
+        trial.running = True
+        return trial.target
+
+    def finish(self, target: Target, result: Probed | Failure | None, now: float) -> bool:
+        """A probe ended; None when no worker could run it. Whether it was of the present target."""
+        trial = self._trial
+        if trial is None or trial.target != target:
+            return False
+        trial.running = False
+        match result:
+            case Probed():
+                trial.probed, trial.failure, trial.failures, trial.pause = result, None, 0, 0.0
+            case Failure():
+                trial.failure, trial.failures = result, trial.failures + 1
+            case None:
+                if trial.probed is None:
+                    trial.failure = Failure(InstanceReason.PROBE_FAILED, "no gateway worker could probe it yet")
+        trial.next_at = now + self._pause(trial, now, lost=result is None)
+        return True
+
+    def _retarget(self, now: float) -> None:
+        target = self._target()
+        if target is None:
+            self._trial = None
+        elif self._trial is None or self._trial.target != target:
+            probed = self.remembered[1] if self.remembered and self.remembered[0] == target else None
+            self._trial = _Trial(target, since=now, next_at=now, probed=probed)
+
+    def _target(self) -> Target | None:
+        seen = self.seen
+        # Not only while STARTING: an old container may go on serving while a new image is pulled.
+        if seen is None or seen.address is None or seen.incarnation is None:
+            return None
+        return Target(seen.incarnation, seen.address, self.desired.port, self.desired.path)
+
+    def _pause(self, trial: _Trial, now: float, *, lost: bool) -> float:
+        timings = self.timings
+        if trial.probed is not None and trial.failures < timings.probe_failures:
+            return timings.probe_start_interval if lost else timings.probe_interval
+        if now - trial.since >= timings.probe_start_deadline or trial.probed is not None:
+            return timings.probe_error_interval
+        trial.pause = min(trial.pause * 2 or timings.probe_first_retry, timings.probe_start_interval)
+        return trial.pause
+
+    # ----------------------------------------------------------------- outputs
+    @property
+    def target(self) -> Target | None:
+        """Where the container is reached, None while it is not running."""
+        return self._trial.target if self._trial else None
+
+    @property
+    def probed(self) -> Probed | None:
+        """The last conversation that worked with the present target."""
+        return self._trial.probed if self._trial else None
+
+    def next_event(self, now: float) -> float | None:
+        """When to look again, in monotonic seconds: a probe falls due, or the start deadline passes."""
+        trial = self._trial
+        if trial is None:
+            return None
+        times = [] if trial.running else [trial.next_at]
+        deadline = trial.since + self.timings.probe_start_deadline
+        if trial.probed is None and now < deadline:
+            times.append(deadline)
+        return min(times, default=None)
+
+    def observe(self, now: float) -> ObservedInstance:
+        """What to report; `seq` is 0, for the publisher to fill in."""
+        seen = self.seen
+        if seen is None:
+            return ObservedInstance(
+                generation=0,
+                inputs_hash="",
+                seq=0,
+                phase=InstancePhase.PENDING,
+                reason=InstanceReason.CREATING,
+                message="accepted; the engine has not shown it yet",
+            )
+        phase, reason, message = self._verdict(seen, now)
+        return ObservedInstance(
+            generation=seen.generation,
+            inputs_hash=seen.inputs_hash,
+            seq=0,
+            phase=phase,
+            reason=reason,
+            message=message,
+            container=seen.container,
+            probe=self._report(phase),
+        )
+
+    def _verdict(self, seen: Seen, now: float) -> tuple[InstancePhase, InstanceReason, str]:
+        trial = self._trial
+        if trial is None or seen.phase is not InstancePhase.STARTING:
+            return seen.phase, seen.reason, seen.message
+        failure = trial.failure
+        if trial.probed is not None:
+            if failure is not None and trial.failures >= self.timings.probe_failures:
+                return InstancePhase.ERROR, InstanceReason.PROBE_FAILED, failure.message
+            if (seen.generation, seen.inputs_hash) != (self.desired.generation, self.desired.inputs_hash):
+                return InstancePhase.STARTING, InstanceReason.STARTING, "a newer desired state is being applied"
+            return InstancePhase.READY, InstanceReason.READY, ""
+        if now - trial.since >= self.timings.probe_start_deadline:
+            if failure is None:
+                return InstancePhase.ERROR, InstanceReason.PROBE_FAILED, "no probe of it has ended in time"
+            return InstancePhase.ERROR, failure.reason, failure.message
+        return InstancePhase.STARTING, seen.reason, failure.message if failure else seen.message
+
+    def _report(self, phase: InstancePhase) -> ProbeReport | None:
+        trial = self._trial
+        if trial is None:
+            return None
+        last = trial.probed.report if trial.probed else None
+        # A single failure of a ready instance is not yet news.
+        if trial.failure is None or phase is InstancePhase.READY:
+            return last
+        return (last or ProbeReport(ok=False)).model_copy(update={"ok": False, "message": trial.failure.message})

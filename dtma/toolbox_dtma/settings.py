@@ -1,0 +1,65 @@
+"""Timings and bounds of DTMA; everything in seconds unless said otherwise. Tests use shorter ones."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Timings(BaseModel):
+    """Every duration that shapes behaviour."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    probe_first_retry: Seconds = 0.1
+    """First pause between probes of a container that is still starting; doubles up to `probe_start_interval`."""
+    probe_start_interval: Seconds = 1.0
+    probe_start_deadline: Seconds = 60.0
+    """After this long without a conversation a container is Error; probing goes on."""
+    probe_error_interval: Seconds = 5.0
+    probe_interval: Seconds = 30.0
+    probe_failures: Annotated[int, Field(ge=1)] = 3
+    """Consecutive failures that make a ready instance Error."""
+    probe_timeout: Seconds = 10.0
+    """The whole MCP conversation of one probe."""
+    probe_concurrency: Annotated[int, Field(ge=1)] = 8
+
+    ack_deadline: Seconds = 5.0
+    """How long a call waits for the workers before it answers AckPending."""
+    silence: Seconds = 0.3
+    """A worker that owes an acknowledgement and says nothing for this long is killed."""
+    loading_silence: Seconds = 5.0
+    """The same for a worker that is still loading its first snapshot."""
+    worker_lost: Seconds = 30.0
+    """How long a worker without a socket serves its last snapshot (the gateway's contract)."""
+    hello_deadline: Seconds = 5.0
+
+    heartbeat: Seconds = 10.0
+    first_sight: Seconds = 3.0
+    """How long the start waits for the engine to show what runs, before workers and callers are served."""
+    removal_wait: Seconds = 30.0
+    """How long a DELETE waits for the container to be gone."""
+    removal_retry: Seconds = 2.0
+    log_follow: Seconds = 3600.0
+    graceful_stop: Annotated[int, Field(ge=1)] = 5
+
+
+class Bounds(BaseModel):
+    """Every size limit of the management API."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = 1024 * 1024
+    event_count: int = 10_000
+    event_bytes: int = 16 * 1024 * 1024
+    log_bytes: int = 4 * 1024 * 1024
+    """Most bytes of one answer that does not follow."""
+    log_tail: int = 10_000
+    instances: int = 1_000
+    grants: int = 20_000
+    surface_bytes: int = 512 * 1024
+    worker_backlog_bytes: int = 64 * 1024 * 1024
+    """A worker that has this much unread is disconnected and gets a snapshot when it comes back."""

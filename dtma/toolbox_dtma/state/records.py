@@ -1,0 +1,118 @@
+"""Models of the state files. Each carries `version`; an unknown one is refused, not guessed at."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolbox_dtma.link.messages import KeyRing
+from toolbox_dtma.wire import DesiredInstance, Grant, HostConfig, ProbeReport
+
+
+class Record(BaseModel):
+    """Base of all state files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    version: Literal[1] = 1
+
+
+class HostRecord(Record):
+    """`host.json`: what `toolbox-dtma init` decided. The identity never changes afterwards."""
+
+    host_id: str
+    name: str
+    namespace: str
+    addresses: Annotated[tuple[str, ...], Field(min_length=1)]
+    bind: str
+    management_port: int
+    gateway_port: int
+    gateway_dir: str
+    gateway_uid: int
+    gateway_gid: int
+    gateway_workers: int
+    runtime_dir: str
+    docker_url: str | None = None
+
+
+class BootRecord(Record):
+    """`boot.json`: how often DTMA started."""
+
+    boot_id: int
+
+
+class OwnerRecord(Record):
+    """`owners/<owner>.json`: the highest epoch a cluster has shown."""
+
+    owner: str
+    epoch: int
+
+
+class ConfigRecord(Record):
+    """`config.json`: the gateway's configuration, as an owner last put it."""
+
+    owner: str
+    config: HostConfig
+
+
+class InstanceRecord(Record):
+    """`instances/<id>.json`. `deleting`: removal was ordered and goes on until the container is gone."""
+
+    id: str
+    owner: str
+    desired: DesiredInstance
+    deleting: bool = False
+
+
+class ProbedRecord(Record):
+    """`probed/<id>.json`: the last successful probe, so that a restart of DTMA does not make servers unready."""
+
+    incarnation: str
+    address: str
+    port: int
+    path: str
+    report: ProbeReport
+    surface: tuple[str, ...]
+
+
+class GrantRecord(Record):
+    """`grants/<connection UID>.json`."""
+
+    uid: str
+    owner: str
+    grant: Grant
+
+
+class TombstoneRecord(Record):
+    """`tombstones/<kind>-<uid>.json`: an object that was deleted and must not come back by a late request."""
+
+    kind: Literal["instance", "grant"]
+    uid: str
+    owner: str
+    deleted_at: datetime
+
+
+class KeyRingRecord(Record):
+    """`keyring.json`: keys of the session ids."""
+
+    keyring: KeyRing
+
+
+class WorkerRecord(BaseModel):
+    """A gateway worker that was given policy, by what identifies its process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    start_time: int
+    """Clock ticks after the machine's boot, from `/proc/<pid>/stat`."""
+    machine_boot: str
+    """The kernel's boot id: after a reboot every earlier process is gone."""
+
+
+class WorkersRecord(Record):
+    """`workers.json`: every worker process that may still serve policy."""
+
+    workers: tuple[WorkerRecord, ...] = ()
