@@ -1,0 +1,84 @@
+"""Who may talk to which instance: everything that is decided before a body is read (design §6)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from multidict import CIMultiDictProxy
+
+from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, not_found, unauthorized, unavailable
+from toolbox_dtma.gateway.state import Admitted, PolicyState
+from toolbox_dtma.gateway.throttle import FailureThrottle
+from toolbox_dtma.wire import HostConfig
+
+METHODS = ("GET", "POST", "DELETE", "OPTIONS")
+
+_PATH = re.compile(r"/servers/([A-Za-z0-9-]{1,128})/mcp")
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The head of a request."""
+
+    method: str
+    path: str
+    """As sent, the query included."""
+    headers: CIMultiDictProxy[str]
+    source: str
+    """Address of the client."""
+
+
+def admit(ask: Ask, state: PolicyState, throttle: FailureThrottle) -> Admitted:
+    """The grant under which a request runs. Raises `Refusal`."""
+    # The raw path is compared: nothing is decoded, so nothing can be hidden in an encoding.
+    match = _PATH.fullmatch(ask.path.partition("?")[0])
+    if match is None:
+        raise not_found()
+    if not state.serving:
+        raise unavailable("no-policy", "The gateway has no current policy; try again")
+    _check_browser(ask.headers, state.config)
+    if ask.method not in METHODS:
+        raise Refusal.rpc(405, "method", SERVER_ERROR, "Method not allowed", headers={"Allow": ", ".join(METHODS)})
+    admitted = state.authenticate(_token(ask.headers))
+    if not admitted:
+        wait = throttle.failed(ask.source)
+        if wait is None:
+            raise unauthorized()
+        raise Refusal.rpc(
+            429,
+            "throttled",
+            SERVER_ERROR,
+            "Too many failed attempts from this address",
+            headers={"Retry-After": str(int(wait) + 1)},
+        )
+    for candidate in admitted:
+        if candidate.grant.instance == match[1]:
+            return candidate
+    raise Refusal.rpc(403, "other-instance", SERVER_ERROR, "This token is not valid for this server")
+
+
+def _token(headers: CIMultiDictProxy[str]) -> str:
+    """The bearer token, or the empty string, which opens nothing."""
+    values = headers.getall("Authorization", [])
+    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    return match[1] if match else ""
+
+
+def _check_browser(headers: CIMultiDictProxy[str], config: HostConfig | None) -> None:
+    """Refuse what only a browser led astray would send: another site's Origin, a rebound Host."""
+    hosts = headers.getall("Host", [])
+    if config is not None and [_hostname(host) for host in hosts] != [urlsplit(config.gateway_url).hostname]:
+        raise Refusal.rpc(421, "host", SERVER_ERROR, "This gateway does not answer for that host")
+    allowed = config.allowed_origins if config is not None else ()
+    if any(origin not in allowed for origin in headers.getall("Origin", [])):
+        raise Refusal.rpc(403, "origin", SERVER_ERROR, "Requests from this origin are not allowed")
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

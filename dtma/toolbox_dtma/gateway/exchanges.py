@@ -1,0 +1,116 @@
+"""Requests in flight, by connection, so that a revocation ends them before it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from enum import Enum
+
+from toolbox_dtma.gateway.state import Admitted, PolicyState
+
+_LONGEST_TIMER = 3600.0
+"""Seconds. Wall clocks move; an expiry further away is looked at again."""
+
+
+class Cause(Enum):
+    """Why an exchange was ended from outside."""
+
+    REVOKED = "revoked"
+    NO_POLICY = "no-policy"
+    STOPPING = "stopping"
+
+
+class Exchange:
+    """One request in flight, or the rest of a call whose client hung up."""
+
+    def __init__(self, admitted: Admitted, transport: asyncio.Transport | None, task: asyncio.Task[object]):
+        self.admitted = admitted
+        self.aborted: Cause | None = None
+        self.started = False
+        """Whether bytes of an answer may already be on their way."""
+        self.listening = False
+        """Whether it is a stream that ends only when somebody closes it."""
+        self._transport = transport
+        self._task = task
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def task(self) -> asyncio.Task[object]:
+        """The task that ends once both sides are closed."""
+        return self._task
+
+    def abort(self, cause: Cause) -> None:
+        """End it now. What was written but not sent is discarded, so nothing leaves after this call."""
+        self.aborted = self.aborted or cause
+        if self.started and self._transport is not None:
+            self._transport.abort()
+        self._task.cancel()
+
+
+class Exchanges:
+    """All requests in flight of this worker."""
+
+    def __init__(self, *, unix_clock: Callable[[], float]):
+        self._unix = unix_clock
+        self._by_connection: defaultdict[str, set[Exchange]] = defaultdict(set)
+        self.count = 0
+
+    @contextmanager
+    def enter(self, admitted: Admitted, transport: asyncio.Transport | None) -> Generator[Exchange]:
+        """Register the current task for the time of the block."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("exchanges belong to tasks")
+        exchange = Exchange(admitted, transport, task)
+        members = self._by_connection[admitted.grant.uid]
+        members.add(exchange)
+        self.count += 1
+        self._arm(exchange)
+        try:
+            yield exchange
+        finally:
+            self.count -= 1
+            members.discard(exchange)
+            if not members:
+                self._by_connection.pop(admitted.grant.uid, None)
+            if exchange.timer is not None:
+                exchange.timer.cancel()
+
+    def recheck(self, connections: Iterable[str], state: PolicyState) -> list[asyncio.Task[object]]:
+        """Abort what the policy in force no longer admits. Returns the tasks that are ending."""
+        ending: list[asyncio.Task[object]] = []
+        for uid in connections:
+            for exchange in tuple(self._by_connection.get(uid, ())):
+                old = exchange.admitted
+                now = state.still_admitted(uid, old.digest, old.grant.instance)
+                if now is None:
+                    exchange.abort(Cause.REVOKED)
+                    ending.append(exchange.task)
+                else:
+                    exchange.admitted = now
+                    self._arm(exchange)
+        return ending
+
+    def abort_all(self, cause: Cause, *, listening_only: bool = False) -> None:
+        """Abort everything, or only the streams that never end by themselves."""
+        for members in tuple(self._by_connection.values()):
+            for exchange in tuple(members):
+                if exchange.listening or not listening_only:
+                    exchange.abort(cause)
+
+    def _arm(self, exchange: Exchange) -> None:
+        if exchange.timer is not None:
+            exchange.timer.cancel()
+            exchange.timer = None
+        ends_at = exchange.admitted.ends_at
+        if ends_at is not None:
+            delay = min(max(ends_at - self._unix(), 0.0), _LONGEST_TIMER)
+            exchange.timer = asyncio.get_running_loop().call_later(delay, self._expire, exchange, ends_at)
+
+    def _expire(self, exchange: Exchange, ends_at: float) -> None:
+        if self._unix() >= ends_at:
+            exchange.abort(Cause.REVOKED)
+        else:
+            self._arm(exchange)

@@ -1,0 +1,63 @@
+"""Which headers pass, both ways (design §6). Everything that is not named here is dropped."""
+
+from __future__ import annotations
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+SESSION = "Mcp-Session-Id"
+CONNECTION = "Mcp-Toolbox-Connection"
+
+_UP = frozenset(
+    {"content-type", "accept", "mcp-protocol-version", "mcp-method", "mcp-name", "traceparent", "tracestate"}
+)
+_UP_PREFIX = "mcp-param-"
+_DOWN = ("Content-Type", "Cache-Control", "Allow", "Retry-After")
+
+
+class HeaderRefused(Exception):
+    """A header to be passed on holds something that no header may."""
+
+
+def upstream_headers(
+    received: CIMultiDictProxy[str], *, connection: str, port: int, session: str | None
+) -> CIMultiDict[str]:
+    """Headers for the server. Raises `HeaderRefused`."""
+    headers = CIMultiDict[str]()
+    for name, value in received.items():
+        lower = name.lower()
+        if lower in _UP or lower.startswith(_UP_PREFIX):
+            if not _is_plain(value):
+                raise HeaderRefused(f"the header {lower} must be printable ASCII")
+            headers.add(name, value)
+    headers["Accept-Encoding"] = "identity"
+    # Servers refuse names they don't know, as a defence against DNS rebinding; this one they all accept.
+    headers["Host"] = f"localhost:{port}"
+    headers[CONNECTION] = connection
+    if session is not None:
+        headers[SESSION] = session
+    return headers
+
+
+def downstream_headers(received: CIMultiDictProxy[str], *, session: str | None) -> CIMultiDict[str]:
+    """Headers for the client; `session` is the signed id, if the server sent one."""
+    headers = CIMultiDict[str]()
+    for name in _DOWN:
+        values = received.getall(name, [])
+        if len(values) == 1 and _is_plain(values[0]):
+            headers[name] = values[0]
+    caching = headers.get("Cache-Control", "").lower()
+    if "public" in caching or "s-maxage" in caching:
+        # An answer to one credential must never be kept for another.
+        headers["Cache-Control"] = "no-store"
+    if session is not None:
+        headers[SESSION] = session
+    return headers
+
+
+def media_type(headers: CIMultiDictProxy[str]) -> str:
+    """The essence of Content-Type in lower case; empty if absent."""
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def _is_plain(value: str) -> bool:
+    return value.isascii() and value.isprintable()

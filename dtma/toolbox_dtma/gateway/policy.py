@@ -1,0 +1,195 @@
+"""What a connection may do with an instance: pure decisions about parsed messages (design §6)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from toolbox_dtma.gateway.methods import (
+    HANDSHAKE_VERSIONS,
+    KNOWN_REQUESTS,
+    NAME_MEMBER,
+    OPTIONAL_NAME_MEMBER,
+    VERSION_META,
+    Rule,
+)
+from toolbox_dtma.gateway.parsing import Body, Kind, RpcId, RpcMessage
+from toolbox_dtma.gateway.strictjson import Repeated
+from toolbox_dtma.wire import NameFilter
+
+METHOD_NOT_FOUND = -32601
+DENIED = -32602
+HEADER_MISMATCH = -32020
+
+_BASE64_VALUE = re.compile(r"=\?base64\?(.*)\?=")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools that a connection sees of an instance."""
+
+    filters: tuple[NameFilter, ...]
+    surface: frozenset[str] | None
+    """Names of the last probe; None before the first."""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether anything is hidden by the form of the filters, not by what they happen to match."""
+        return not all(f.unrestricted for f in self.filters)
+
+    def allow(self, name: str) -> bool:
+        """Whether a tool may be called and seen. A restricted name must also be one of the surface, byte for byte."""
+        if not self.restricted:
+            return True
+        return self.surface is not None and name in self.surface and self.exposes(name)
+
+    def exposes(self, name: str) -> bool:
+        """Whether every filter allows the name, probed or not: what a list may show."""
+        return all(f.allows(name) for f in self.filters)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """One refused element of a body."""
+
+    id: RpcId
+    code: int
+    message: str
+    answerable: bool
+    """Whether the element is a request, to which an error can be addressed."""
+
+
+def decide(body: Body, tools: Tools) -> tuple[Denial, ...]:
+    """Denials for a body; none means it may be forwarded. One denied element refuses all."""
+    verdicts = [_verdict(message, tools) for message in body.messages]
+    if not any(verdicts):
+        return ()
+    return tuple(
+        Denial(
+            message.id,
+            verdict[0] if verdict else DENIED,
+            verdict[1] if verdict else "another message of this batch was refused",
+            message.kind is Kind.REQUEST,
+        )
+        for message, verdict in zip(body.messages, verdicts, strict=True)
+    )
+
+
+def _verdict(message: RpcMessage, tools: Tools) -> tuple[int, str] | None:
+    if message.kind is not Kind.REQUEST:
+        return None
+    rule = KNOWN_REQUESTS.get(message.method)
+    if rule is Rule.REFUSED:
+        return METHOD_NOT_FOUND, f"{message.method} is not available through this gateway"
+    if not tools.restricted:
+        return None
+    if rule is None:
+        return METHOD_NOT_FOUND, "this connection may only use methods that its policy knows"
+    if rule is Rule.CALL:
+        name = (message.params or {}).get("name")
+        if not isinstance(name, str) or not tools.allow(name):
+            return DENIED, "this connection may not call that tool"
+    if rule is Rule.COMPLETE:
+        ref: Any = (message.params or {}).get("ref")
+        kind = cast("Mapping[str, Any]", ref).get("type") if isinstance(ref, dict) else None
+        if isinstance(ref, Repeated) or kind not in ("ref/prompt", "ref/resource"):
+            return DENIED, "completion is available for prompts and resources"
+    return None
+
+
+def needs_filter(body: Body) -> bool:
+    """Whether the answer to a body may hold a list that belongs to it: a list method, or any batch."""
+    return body.batch or KNOWN_REQUESTS.get(body.messages[0].method, Rule.PLAIN) is Rule.LIST
+
+
+class HeaderMismatch(Exception):
+    """Routing headers and body disagree, or a required header is missing: -32020."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingHeaders:
+    """The headers that mirror the body, each with all its values."""
+
+    version: Sequence[str]
+    method: Sequence[str]
+    name: Sequence[str]
+
+
+def check_routing(body: Body, headers: RoutingHeaders) -> bool:
+    """Compare routing headers with the body. Returns whether the request is of a revision without handshake.
+
+    Raises `HeaderMismatch`.
+    """
+    for values, header in (
+        (headers.version, "MCP-Protocol-Version"),
+        (headers.method, "Mcp-Method"),
+        (headers.name, "Mcp-Name"),
+    ):
+        if len(values) > 1:
+            raise HeaderMismatch(f"{header} is present more than once")
+    version = headers.version[0] if headers.version else None
+    named = [_meta_version(message) for message in body.messages]
+    modern = (version is not None and version not in HANDSHAKE_VERSIONS) or any(
+        found and value not in HANDSHAKE_VERSIONS for found, value in named
+    )
+    if body.batch:
+        if modern or headers.method or headers.name:
+            raise HeaderMismatch("a batch has no single method or name for Mcp-Method and Mcp-Name to match")
+        return False
+    message = body.messages[0]
+    required = modern and message.kind is Kind.REQUEST
+    if required and (not named[0][0] or named[0][1] != version):
+        raise HeaderMismatch("MCP-Protocol-Version and the revision in params._meta must both be there and be equal")
+    _check_method(message, headers.method, required)
+    _check_name(message, headers.name, required)
+    return modern
+
+
+def _check_method(message: RpcMessage, values: Sequence[str], required: bool) -> None:
+    if values and values[0] != message.method:
+        raise HeaderMismatch("Mcp-Method does not match the body")
+    if required and not values:
+        raise HeaderMismatch("Mcp-Method is required at this protocol revision")
+
+
+def _check_name(message: RpcMessage, values: Sequence[str], required: bool) -> None:
+    params = message.params or {}
+    if not values:
+        if required and message.method in NAME_MEMBER:
+            raise HeaderMismatch("Mcp-Name is required for this method at this protocol revision")
+        return
+    member = NAME_MEMBER.get(message.method) or OPTIONAL_NAME_MEMBER.get(message.method)
+    known = (
+        [params[name] for name in ("name", "uri", "taskId") if name in params]
+        if member is None
+        else [params.get(member)]
+    )
+    value = decode_header(values[0])
+    if value is None or not known or any(value != candidate for candidate in known):
+        raise HeaderMismatch("Mcp-Name does not match the body")
+
+
+def _meta_version(message: RpcMessage) -> tuple[bool, Any]:
+    """(present, value) of the revision in `params._meta`; a repeated one counts as present and equal to nothing."""
+    meta: Any = (message.params or {}).get("_meta")
+    if not isinstance(meta, dict) or VERSION_META not in meta:
+        return False, None
+    value = cast("Mapping[str, Any]", meta)[VERSION_META]
+    return True, value if isinstance(value, str) and not isinstance(meta, Repeated) else None
+
+
+def decode_header(value: str) -> str | None:
+    """A mirrored header's value, out of `=?base64?…?=` if it is wrapped; None if it is wrapped wrongly."""
+    wrapped = _BASE64_VALUE.fullmatch(value)
+    if wrapped is None:
+        return value
+    try:
+        decoded = base64.b64decode(wrapped[1], validate=True)
+        text = decoded.decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return None
+    return text if base64.b64encode(decoded).decode() == wrapped[1] else None

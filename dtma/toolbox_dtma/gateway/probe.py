@@ -1,0 +1,224 @@
+"""The readiness probe: one bounded MCP conversation with a server that may be hostile (design §3, §5)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx2
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import Implementation, Tool
+
+from toolbox_dtma import __version__
+from toolbox_dtma.link.messages import ProbeRequest, ProbeResult
+from toolbox_dtma.wire import ProbeReport, ServerInfo, ToolSummary
+
+MAX_PAGES = 100
+MAX_TOOLS = 1000
+MAX_SECONDS = 10.0
+MAX_REQUESTS = 250
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+MAX_CONVERSATION_BYTES = 8 * 1024 * 1024
+MAX_NAME = 512
+CLOSING_SECONDS = 1.0
+"""What the farewell (DELETE of the session) may take beyond the deadline."""
+_SHOWN_TOOLS = 256
+_SHOWN_CHARACTERS = 256
+
+
+class ProbeFailed(Exception):
+    """The conversation did not come about; the message says why."""
+
+
+class _OutOfBounds(httpx2.TransportError):
+    """A bound was met: raised into the SDK, which ends the conversation."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What is left of one conversation, and what ended it."""
+
+    now: Callable[[], float]
+    deadline: float
+    requests: int = MAX_REQUESTS
+    bytes: int = MAX_CONVERSATION_BYTES
+    failure: str | None = None
+    refused: bool = False
+
+    def fail(self, why: str) -> _OutOfBounds:
+        """Remember the first failure: what the SDK makes of it later is less clear."""
+        self.failure = self.failure or why
+        return _OutOfBounds(why)
+
+    def seconds(self, method: str) -> float:
+        """Time left for a request."""
+        left = self.deadline - self.now() + (CLOSING_SECONDS if method == "DELETE" else 0.0)
+        if left <= 0:
+            raise self.fail("it did not answer in time")
+        return left
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    def __init__(self, inner: httpx2.AsyncByteStream, budget: _Budget, method: str):
+        self._inner = inner
+        self._budget = budget
+        self._method = method
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        received = 0
+        chunks = self._inner.__aiter__()
+        while True:
+            try:
+                async with asyncio.timeout(self._budget.seconds(self._method)):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise self._budget.fail("it did not answer in time") from None
+            received += len(chunk)
+            self._budget.bytes -= len(chunk)
+            if received > MAX_RESPONSE_BYTES or self._budget.bytes < 0:
+                raise self._budget.fail("it answered with too much data")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _BoundedTransport(httpx2.AsyncBaseTransport):
+    """Limits time, requests and bytes; refuses redirects and encodings; keeps no cookies."""
+
+    def __init__(self, budget: _Budget):
+        # Plain HTTP to a container: certificates are never looked at, and loading them takes 20 ms.
+        self._inner = httpx2.AsyncHTTPTransport(verify=False, trust_env=False)
+        self._budget = budget
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        budget = self._budget
+        budget.requests -= 1
+        if budget.requests < 0:
+            raise budget.fail("it kept the conversation going for too long")
+        try:
+            async with asyncio.timeout(budget.seconds(request.method)):
+                response = await self._inner.handle_async_request(request)
+        except TimeoutError:
+            raise budget.fail("it did not answer in time") from None
+        except httpx2.ConnectError as error:
+            budget.refused = _was_refused(error)
+            raise budget.fail(
+                "nothing listens on its port" if budget.refused else "it cannot be connected to"
+            ) from None
+        except httpx2.TransportError as error:
+            raise budget.fail(f"the connection broke ({type(error).__name__})") from None
+        if 300 <= response.status_code < 400:
+            await response.aclose()
+            raise budget.fail(f"it answered with a redirect ({response.status_code})")
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            await response.aclose()
+            raise budget.fail("it answered with an encoding that was not asked for")
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"set-cookie"]
+        stream = response.stream
+        if not isinstance(stream, httpx2.AsyncByteStream):
+            raise budget.fail("it answered in an unknown way")
+        return httpx2.Response(
+            response.status_code,
+            headers=headers,
+            stream=_BoundedStream(stream, budget, request.method),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    while error is not None and not (isinstance(error, OSError) and error.errno == errno.ECONNREFUSED):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+async def probe(request: ProbeRequest) -> ProbeResult:
+    """Negotiate, read every page of tools/list, close the session. Never raises for what a server does."""
+    loop = asyncio.get_running_loop()
+    seconds = min(request.deadline, MAX_SECONDS)
+    budget = _Budget(loop.time, loop.time() + seconds)
+    try:
+        async with asyncio.timeout(seconds + 2 * CLOSING_SECONDS):
+            report, surface = await _converse(request, budget)
+    except Exception as error:
+        # The boundary to a hostile server and to an SDK whose errors come in groups: all of them mean "not ready".
+        report, surface = ProbeReport(ok=False, message=_why(budget, error)), ()
+    return ProbeResult(probe=request.probe, report=report, surface=surface, refused=budget.refused)
+
+
+def _why(budget: _Budget, error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    if isinstance(error, TimeoutError):
+        return budget.failure or "it did not answer in time"
+    return budget.failure or _shown(f"{type(error).__name__}: {error}")
+
+
+def _shown(text: str) -> str:
+    """Text of a server, fit for a status field."""
+    return "".join(c if c.isprintable() else " " for c in text[:_SHOWN_CHARACTERS])
+
+
+async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport, tuple[str, ...]]:
+    host = f"[{request.address}]" if ":" in request.address else request.address
+    http = httpx2.AsyncClient(
+        transport=_BoundedTransport(budget),
+        trust_env=False,
+        headers={"Host": f"localhost:{request.port}", "Accept-Encoding": "identity"},
+        timeout=httpx2.Timeout(MAX_SECONDS),
+    )
+    async with http:
+        transport = streamable_http_client(
+            f"http://{host}:{request.port}{request.path}", http_client=http, max_sse_event_size=MAX_RESPONSE_BYTES
+        )
+        info = Implementation(name="magic-toolbox-probe", version=__version__)
+        async with Client(transport, client_info=info, cache=None) as client:
+            tools = await _all_tools(client) if client.server_capabilities.tools is not None else []
+            report = _report(client, tools)
+    return report, tuple(tool.name for tool in tools)
+
+
+async def _all_tools(client: Client) -> list[Tool]:
+    tools: list[Tool] = []
+    cursors: set[str] = set()
+    cursor: str | None = None
+    for _ in range(MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        if len(tools) > MAX_TOOLS:
+            raise ProbeFailed(f"it lists more than {MAX_TOOLS} tools")
+        if any(len(tool.name) > MAX_NAME for tool in page.tools):
+            raise ProbeFailed(f"the name of a tool has more than {MAX_NAME} characters")
+        cursor = page.next_cursor
+        if cursor is None:
+            return tools
+        if cursor in cursors:
+            raise ProbeFailed("its tools/list repeats a cursor and would never end")
+        cursors.add(cursor)
+    raise ProbeFailed(f"its tools/list has more than {MAX_PAGES} pages")
+
+
+def _report(client: Client, tools: list[Tool]) -> ProbeReport:
+    info = client.server_info
+    capabilities: dict[str, Any] = client.server_capabilities.model_dump(exclude_none=True, by_alias=True)
+    return ProbeReport(
+        ok=True,
+        protocol_version=_shown(client.protocol_version),
+        server_info=None if info is None else ServerInfo(name=_shown(info.name), version=_shown(info.version)),
+        capabilities=tuple(sorted(_shown(name) for name in capabilities)[:32]),
+        tools=tuple(
+            ToolSummary(name=_shown(tool.name), description=_shown(tool.description or ""))
+            for tool in tools[:_SHOWN_TOOLS]
+        ),
+        tools_total=len(tools),
+        tools_truncated=len(tools) > _SHOWN_TOOLS,
+    )

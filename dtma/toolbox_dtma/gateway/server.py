@@ -1,0 +1,216 @@
+"""The HTTP side of a worker: from a request's head and body to a decided call."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+from aiohttp import web
+from multidict import CIMultiDict
+from structlog.typing import FilteringBoundLogger
+
+from toolbox_dtma.gateway import parsing
+from toolbox_dtma.gateway.admission import Ask, admit
+from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
+from toolbox_dtma.gateway.headers import SESSION, HeaderRefused, upstream_headers
+from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
+from toolbox_dtma.gateway.parsing import Body, BodyRefused, RpcId
+from toolbox_dtma.gateway.policy import (
+    HEADER_MISMATCH,
+    HeaderMismatch,
+    RoutingHeaders,
+    check_routing,
+    decide,
+    needs_filter,
+)
+from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, denied, unauthorized, unavailable
+from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, OFFLOAD_BYTES, STREAM_IDLE_SECONDS, Call, Relay
+from toolbox_dtma.gateway.sessions import Binding
+from toolbox_dtma.gateway.settings import MAX_REQUEST_BYTES
+from toolbox_dtma.gateway.state import PolicyState, Target
+from toolbox_dtma.gateway.throttle import FailureThrottle
+
+BODY_SECONDS = 30.0
+"""Longest time a request body may take to arrive."""
+_LISTENING_METHODS = frozenset({"subscriptions/listen"})
+
+
+class Gateway:
+    """Answers every request that reaches a worker."""
+
+    def __init__(
+        self,
+        state: PolicyState,
+        exchanges: Exchanges,
+        relay: Relay,
+        throttle: FailureThrottle,
+        log: FilteringBoundLogger,
+    ):
+        self._state = state
+        self._exchanges = exchanges
+        self._relay = relay
+        self._throttle = throttle
+        self._log = log
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; writes at most one line to the log, and only if it was not relayed."""
+        note: dict[str, str] = {}
+        try:
+            return await self._handle(request, note)
+        except Refusal as refusal:
+            self._log.info(
+                "refused",
+                status=refusal.status,
+                reason=refusal.reason,
+                http_method=request.method,
+                source=request.remote or "",
+                **note,
+            )
+            return refusal.response()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            # The worker's boundary: one broken request must not end the connection without an answer. The text
+            # of the exception is left out, since it may quote the request.
+            frames = traceback.format_tb(error.__traceback__)[-6:]
+            self._log.error("failed", error=type(error).__name__, frames=frames, **note)
+            return Refusal.rpc(500, "internal", SERVER_ERROR, "Internal error of the gateway").response()
+
+    async def _handle(self, request: web.BaseRequest, note: dict[str, str]) -> web.StreamResponse:
+        ask = Ask(request.method, request.raw_path, request.headers, request.remote or "")
+        admitted = admit(ask, self._state, self._throttle)
+        note.update(connection=admitted.grant.uid, instance=admitted.grant.instance)
+        transport = request.transport
+        with self._exchanges.enter(admitted, transport) as exchange:
+            try:
+                if request.method == "POST":
+                    call = await self._post_call(request, exchange, note)
+                else:
+                    call = self._plain_call(request, exchange)
+                return await self._relay.run(request, exchange, call)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if exchange.aborted is None or exchange.started or task is None:
+                    raise
+                task.uncancel()
+                if exchange.aborted is Cause.REVOKED:
+                    raise unauthorized() from None
+                raise unavailable(exchange.aborted.value, "The gateway cannot go on with this; try again") from None
+
+    async def _post_call(self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str]) -> Call:
+        headers = request.headers
+        try:
+            parsing.check_content(headers.getall("Content-Type", []), headers.getall("Content-Encoding", []))
+            raw = await _read_body(request)
+            body = await _off_loop_if_large(raw)
+        except BodyRefused as refused:
+            raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
+        first = body.messages[0]
+        id_: RpcId = None if body.batch else first.id
+        note["method"] = "batch" if body.batch else first.method if first.method in KNOWN_REQUESTS else "other"
+        routing = RoutingHeaders(
+            headers.getall("MCP-Protocol-Version", []), headers.getall("Mcp-Method", []), headers.getall("Mcp-Name", [])
+        )
+        try:
+            modern = check_routing(body, routing)
+        except HeaderMismatch as mismatch:
+            raise Refusal.rpc(400, "headers", HEADER_MISMATCH, str(mismatch), id=id_) from None
+        target = self._target(exchange, id_)
+        binding, session = self._session(request, exchange, target, id_)
+        self._check_policy(body, exchange, modern=modern)
+        exchange.listening = first.method in _LISTENING_METHODS
+        return Call(
+            method="POST",
+            target=target,
+            headers=self._headers(request, exchange, target, session, id_),
+            body=raw,
+            id=id_,
+            binding=binding,
+            filter_lists=needs_filter(body),
+            survives=not modern and body.has_requests,
+            idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
+        )
+
+    def _plain_call(self, request: web.BaseRequest, exchange: Exchange) -> Call:
+        """GET, DELETE and OPTIONS: no body goes up."""
+        target = self._target(exchange, None)
+        binding, session = self._session(request, exchange, target, None)
+        exchange.listening = request.method == "GET"
+        return Call(
+            method=request.method,
+            target=target,
+            headers=self._headers(request, exchange, target, session, None),
+            body=None,
+            id=None,
+            binding=binding,
+            filter_lists=True,
+            survives=False,
+            idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
+        )
+
+    def _target(self, exchange: Exchange, id: RpcId) -> Target:
+        target = self._state.target(exchange.admitted.grant.instance)
+        if target is None or target.url is None:
+            raise unavailable("instance-away", "The server is not running now", id)
+        return target
+
+    def _session(
+        self, request: web.BaseRequest, exchange: Exchange, target: Target, id: RpcId
+    ) -> tuple[Binding, str | None]:
+        """The binding of this request, and the server's session id out of the signed one, if there is one."""
+        grant = exchange.admitted.grant
+        binding = Binding(grant.uid, grant.instance, target.route.incarnation)
+        values = request.headers.getall(SESSION, [])
+        if not values:
+            return binding, None
+        sessions = self._state.sessions
+        upstream = sessions.verify(values[0], binding) if sessions is not None and len(values) == 1 else None
+        if upstream is None:
+            raise Refusal.rpc(404, "session", SESSION_NOT_FOUND, "Session not found; initialize again", id=id)
+        return binding, upstream
+
+    def _check_policy(self, body: Body, exchange: Exchange, *, modern: bool) -> None:
+        tools = self._state.tools(exchange.admitted.grant.uid)
+        if tools is None:
+            raise unauthorized()
+        denials = decide(body, tools)
+        if denials:
+            raise denied(denials, batch=body.batch, modern=modern)
+
+    def _headers(
+        self, request: web.BaseRequest, exchange: Exchange, target: Target, session: str | None, id: RpcId
+    ) -> CIMultiDict[str]:
+        try:
+            return upstream_headers(
+                request.headers, connection=exchange.admitted.grant.uid, port=target.route.port, session=session
+            )
+        except HeaderRefused as refused:
+            raise Refusal.rpc(400, "headers", parsing.INVALID_REQUEST, str(refused), id=id) from None
+
+
+async def _read_body(request: web.BaseRequest) -> bytes:
+    """The whole body. Raises `Refusal` 413 or 408."""
+    if (request.content_length or 0) > MAX_REQUEST_BYTES:
+        raise _too_large()
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    raw = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                raw += chunk
+                if len(raw) > MAX_REQUEST_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise Refusal.rpc(408, "slow-body", SERVER_ERROR, "The body did not arrive in time") from None
+    return bytes(raw)
+
+
+def _too_large() -> Refusal:
+    return Refusal.rpc(413, "too-large", SERVER_ERROR, f"A body may have at most {MAX_REQUEST_BYTES} bytes")
+
+
+async def _off_loop_if_large(raw: bytes) -> Body:
+    if len(raw) <= OFFLOAD_BYTES:
+        return parsing.parse_body(raw)
+    return await asyncio.to_thread(parsing.parse_body, raw)

@@ -1,0 +1,89 @@
+"""Session ids that only the connection they were given to can use (design §6). Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+from toolbox_dtma.link.messages import KeyRing
+
+PREFIX = "mt1"
+KIND = "streamable-http"
+TAG_BYTES = 16
+MAX_UPSTREAM_CHARACTERS = 1024
+MAX_SIGNED_CHARACTERS = 4096
+
+_UPSTREAM_ID = re.compile(r"[\x21-\x7e]{1,1024}")
+_PARTS = re.compile(r"mt1\.([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+
+class UpstreamIdUnusable(Exception):
+    """A server sent a session id that no header may carry, or one of more than 1 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Whom a session id belongs to. The token is not part of it, so that rotation keeps sessions."""
+
+    connection: str
+    instance: str
+    incarnation: str
+    subject: str = ""
+    kind: str = KIND
+
+
+class SessionIds:
+    """Signs and verifies with one key ring."""
+
+    def __init__(self, ring: KeyRing):
+        self._keys = {key.kid: _decode(key.secret) for key in ring.keys}
+        self._signing = ring.signing
+        if self._signing not in self._keys:
+            raise ValueError("the signing key is not in the key ring")
+
+    def sign(self, upstream_id: str, binding: Binding, issued_at: int) -> str:
+        """The id for the client. `issued_at` is in Unix seconds. Raises `UpstreamIdUnusable`."""
+        if not _UPSTREAM_ID.fullmatch(upstream_id):
+            raise UpstreamIdUnusable("the server's session id is not 1 to 1024 visible ASCII characters")
+        fields = [*_bound(binding), upstream_id, issued_at]
+        head = f"{PREFIX}.{self._signing}.{_encode(json.dumps(fields, separators=(',', ':')).encode())}"
+        return f"{head}.{self._tag(self._signing, head)}"
+
+    def verify(self, signed: str, binding: Binding) -> str | None:
+        """The server's id, or None: unsigned, altered, signed for another binding, or by a key that is gone."""
+        parts = _PARTS.fullmatch(signed) if len(signed) <= MAX_SIGNED_CHARACTERS else None
+        if parts is None or parts[1] not in self._keys:
+            return None
+        head, _, tag = signed.rpartition(".")
+        # The tag is compared as text: other spellings of the same bytes are not ours.
+        if not hmac.compare_digest(self._tag(parts[1], head), tag):
+            return None
+        fields = cast("list[Any]", json.loads(_decode(parts[2])))
+        if fields[:-2] != _bound(binding):
+            return None
+        return cast("str", fields[-2])
+
+    def _tag(self, kid: str, head: str) -> str:
+        return _encode(hmac.digest(self._keys[kid], head.encode(), hashlib.sha256)[:TAG_BYTES])
+
+
+def _bound(binding: Binding) -> list[str]:
+    return [binding.connection, binding.instance, binding.incarnation, binding.subject, binding.kind]
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    """Base64url without padding. Raises `ValueError`."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64url") from error

@@ -1,0 +1,138 @@
+"""Server-sent events on their way through: ids are removed, and events can be held until they are whole. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(Exception):
+    """A held event exceeds the limit: it cannot be decided, so the stream must close."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldEvent:
+    """One whole event, without its id."""
+
+    lines: tuple[bytes, ...]
+    data: bytes | None
+    """Its data lines joined with newlines; None if it has none."""
+
+    def render(self, data: bytes | None = None) -> bytes:
+        """The event as bytes, with `data` (without line breaks) in place of its own if given."""
+        lines = self.lines
+        if data is not None:
+            lines = (*(line for line in lines if _field(line) != b"data"), b"data: " + data)
+        return b"".join(line + b"\n" for line in lines) + b"\n"
+
+
+def _field(line: bytes) -> bytes:
+    return line.partition(b":")[0]
+
+
+class SseRewriter:
+    """Reads a stream in any chunks. Line ends leave as LF; `id` fields never leave.
+
+    While `hold` is false, bytes pass as they come; events begun while it is true are held until complete.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES):
+        self._max_event = max_event_bytes
+        self._after_cr = False
+        self._start: bytes | None = b""
+        """First bytes of the stream while they could be a byte order mark; None once decided."""
+        self._holding = False
+        self._event_begun = False
+        self._head = b""
+        """First bytes of a line while they could still become an id field."""
+        self._line_known = False
+        self._dropping = False
+        self._line = bytearray()
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    @property
+    def unterminated(self) -> bool:
+        """Whether a held event has begun and not ended: at the end of the stream it must be discarded."""
+        return self._holding and self._event_begun
+
+    def feed(self, chunk: bytes, *, hold: bool) -> list[bytes | HeldEvent]:
+        """What may leave after this chunk, in order. Raises `EventTooLarge`."""
+        data = self._without_bom(self._with_lf(chunk))
+        out: list[bytes | HeldEvent] = []
+        position = 0
+        while position < len(data):
+            if not self._event_begun:
+                self._holding = hold
+            position = self._hold(data, position, out) if self._holding else self._pass(data, position, out)
+        return out
+
+    def _with_lf(self, chunk: bytes) -> bytes:
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            self._after_cr = False
+        if chunk:
+            self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in chunk else chunk
+
+    def _without_bom(self, data: bytes) -> bytes:
+        if self._start is None:
+            return data
+        data = self._start + data
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._start = data
+            return b""
+        self._start = None
+        return data.removeprefix(_BOM)
+
+    def _pass(self, data: bytes, position: int, out: list[bytes | HeldEvent]) -> int:
+        """Consume up to one line. Returns the position after it."""
+        end = data.find(b"\n", position)
+        complete = end >= 0
+        stop = end + 1 if complete else len(data)
+        if not self._line_known:
+            head = self._head + data[position : min(stop, position + 4)]
+            if not complete and len(head) < 3 and b"id:".startswith(head):
+                self._head = head
+                self._event_begun = True
+                return len(data)
+            self._dropping = head.startswith((b"id:", b"id\n"))
+            self._event_begun = head != b"\n"
+            piece = self._head + data[position:stop]
+            self._head = b""
+        else:
+            piece = data[position:stop]
+        self._line_known = not complete
+        if not self._dropping:
+            out.append(piece)
+        return stop
+
+    def _hold(self, data: bytes, position: int, out: list[bytes | HeldEvent]) -> int:
+        """Consume up to one line. Returns the position after it."""
+        end = data.find(b"\n", position)
+        stop = end if end >= 0 else len(data)
+        self._size += stop - position
+        if self._size > self._max_event:
+            raise EventTooLarge(f"an event exceeds {self._max_event} bytes")
+        self._line += data[position:stop]
+        self._event_begun = True
+        if end < 0:
+            return stop
+        line = bytes(self._line)
+        self._line.clear()
+        if line:
+            if _field(line) != b"id":
+                self._lines.append(line)
+        else:
+            out.append(self._event())
+        return end + 1
+
+    def _event(self) -> HeldEvent:
+        values = [line[5:].removeprefix(b" ") for line in self._lines if _field(line) == b"data"]
+        event = HeldEvent(tuple(self._lines), b"\n".join(values) if values else None)
+        self._lines.clear()
+        self._size = 0
+        self._event_begun = False
+        return event

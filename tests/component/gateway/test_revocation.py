@@ -1,0 +1,199 @@
+"""A revocation ends what runs before it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+
+import httpx
+import pytest
+from aiohttp import web
+
+from support.gateway_world import Connection, World, credential, eventually, restricted
+from support.mcp_http import MODERN, call, open_session, request
+from support.mcp_servers import RealServer, ScriptedServer, Seen
+
+pytestmark = pytest.mark.component
+
+
+async def endless(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+    """An event every 10 ms, for ever."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    while True:
+        await response.write(b"data: {}\n\n")
+        await asyncio.sleep(0.01)
+
+
+async def silent(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+    """Never answers."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class Reader:
+    """Reads a stream in the background and remembers when the last bytes came."""
+
+    def __init__(self, http: httpx.AsyncClient, method: str, connection: Connection):
+        self._stream = http.stream(
+            method, connection.url, headers=connection.headers, json=request("ping") if method == "POST" else None
+        )
+        self.begun = asyncio.Event()
+        self.last = 0.0
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> str:
+        try:
+            async with self._stream as answer:
+                async for _ in answer.aiter_raw():
+                    self.begun.set()
+                    self.last = time.monotonic()
+                return "ended"
+        except httpx.TransportError:
+            return "cut"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_running_stream_is_cut_and_nothing_comes_after_the_ack(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient, method: str
+) -> None:
+    script.answer = endless
+    connection = gateway.connect(gateway.instance(script.port))
+    reader = Reader(http, method, connection)
+    await asyncio.wait_for(reader.begun.wait(), 10)
+    started = time.monotonic()
+    await asyncio.to_thread(gateway.revoke, connection)
+    acked = time.monotonic()
+    assert await asyncio.wait_for(reader.task, 5) == "cut"
+    # The ack is polled for every 10 ms, and bytes may have been on their way for a moment.
+    assert reader.last <= acked + 0.05
+    assert acked - started < 0.5
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+    assert (await http.post(connection.url, json=request("ping"), headers=connection.headers)).status_code == 401
+
+
+async def test_a_call_that_was_not_answered_yet_is_answered_401(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    script.answer = silent
+    connection = gateway.connect(gateway.instance(script.port))
+    asking = asyncio.create_task(http.post(connection.url, json=call("x"), headers=connection.headers))
+    await asyncio.to_thread(eventually, lambda: script.open == 1, "the call runs")
+    await asyncio.to_thread(gateway.revoke, connection)
+    assert (await asyncio.wait_for(asking, 5)).status_code == 401
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+
+
+async def test_a_revoked_token_is_refused_in_a_running_session(
+    gateway: World, everyday: RealServer, http: httpx.AsyncClient
+) -> None:
+    session = await open_session(http, gateway.connect(gateway.instance(everyday.port)))
+    everyday.begun.clear()
+    waiting = asyncio.create_task(session.post(call("wait_long", {"seconds": 30.0})))
+    assert await asyncio.to_thread(everyday.begun.wait, 10)
+    await asyncio.to_thread(gateway.revoke, session.connection)
+    with pytest.raises(httpx.TransportError):
+        await asyncio.wait_for(waiting, 5)
+    assert (await session.post(request("tools/list"))).status_code == 401
+
+
+async def test_a_dropped_credential_ends_its_streams_and_leaves_the_new_one_s(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    script.answer = endless
+    old = gateway.connect(gateway.instance(script.port))
+    new = Connection(old.uid, old.instance, old.url, "mtb_new")
+    gateway.change_grant(old, credentials=(credential(old.token), credential(new.token)))
+    readers = [Reader(http, "GET", connection) for connection in (old, new)]
+    for reader in readers:
+        await asyncio.wait_for(reader.begun.wait(), 10)
+    await asyncio.to_thread(gateway.change_grant, old, credentials=(credential(new.token),))
+    assert await asyncio.wait_for(readers[0].task, 5) == "cut"
+    assert not readers[1].task.done()
+    await asyncio.to_thread(gateway.revoke, new)
+    assert await asyncio.wait_for(readers[1].task, 5) == "cut"
+
+
+async def test_an_expiry_cuts_a_running_stream_without_any_word_from_dtma(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    script.answer = endless
+    connection = gateway.connect(gateway.instance(script.port))
+    reader = Reader(http, "GET", connection)
+    await asyncio.wait_for(reader.begun.wait(), 10)
+    ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=1)
+    await asyncio.to_thread(gateway.change_grant, connection, expires_at=ends)
+    assert await asyncio.wait_for(reader.task, 5) == "cut"
+    assert datetime.datetime.now(datetime.UTC) >= ends
+
+
+async def test_others_streams_go_on(gateway: World, script: ScriptedServer, http: httpx.AsyncClient) -> None:
+    script.answer = endless
+    instance = gateway.instance(script.port)
+    leaving, staying = (gateway.connect(instance) for _ in range(2))
+    reader = Reader(http, "GET", staying)
+    await asyncio.wait_for(reader.begun.wait(), 10)
+    await asyncio.to_thread(gateway.revoke, leaving)
+    acked = time.monotonic()
+    await asyncio.to_thread(eventually, lambda: reader.last > acked, "more bytes after the ack")
+    await asyncio.to_thread(gateway.revoke, staying)
+    await asyncio.wait_for(reader.task, 5)
+
+
+async def test_narrowing_lets_a_running_call_end(gateway: World, everyday: RealServer, http: httpx.AsyncClient) -> None:
+    session = await open_session(http, gateway.connect(gateway.instance(everyday.port, surface=everyday.tools)))
+    everyday.begun.clear()
+    waiting = asyncio.create_task(session.post(call("wait_long", {"seconds": 1.0})))
+    assert await asyncio.to_thread(everyday.begun.wait, 10)
+    await asyncio.to_thread(gateway.change_grant, session.connection, expose=restricted("get_time"))
+    answer = await asyncio.wait_for(waiting, 10)
+    assert '"waited"' in answer.text
+    denied = await session.post(call("wait_long", {"seconds": 1.0}))
+    assert denied.json()["error"]["code"] == -32602
+
+
+async def hang_up(http: httpx.AsyncClient, script: ScriptedServer, connection: Connection, **headers: str) -> None:
+    """Send a call and close the connection once the server has it."""
+    params = {"name": "x", "_meta": {"io.modelcontextprotocol/protocolVersion": MODERN}} if headers else {"name": "x"}
+    asking = asyncio.create_task(
+        http.post(connection.url, json=request("tools/call", params), headers={**connection.headers, **headers})
+    )
+    await asyncio.to_thread(eventually, lambda: script.open == 1, "the call runs")
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_before_2026_a_hang_up_does_not_cancel_the_call(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    finished = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def slow(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        await asyncio.sleep(1)
+        loop.call_soon_threadsafe(finished.set)
+        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {}})
+
+    script.answer = slow
+    await hang_up(http, script, gateway.connect(gateway.instance(script.port)))
+    await asyncio.wait_for(finished.wait(), 10)
+
+
+async def test_a_call_that_runs_on_is_still_revoked(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    script.answer = silent
+    connection = gateway.connect(gateway.instance(script.port))
+    await hang_up(http, script, connection)
+    await asyncio.to_thread(gateway.revoke, connection)
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+
+
+async def test_since_2026_a_hang_up_closes_the_server_s_side(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    script.answer = silent
+    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
+    await hang_up(http, script, gateway.connect(gateway.instance(script.port)), **headers)
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")

@@ -1,0 +1,157 @@
+"""Tool lists are recognised by shape; nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolbox_dtma.gateway.filtering import Undecidable, filter_lists
+
+
+def only_get(name: str) -> bool:
+    return name.startswith("get_")
+
+
+def shown(document: Any) -> Any:
+    return json.loads(filter_lists(json.dumps(document).encode(), only_get))
+
+
+def answer(*names: str, **more: Any) -> dict[str, Any]:
+    return {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "result": {"tools": [{"name": name, "inputSchema": {}} for name in names], **more},
+    }
+
+
+def names(message: dict[str, Any]) -> list[str]:
+    return [tool["name"] for tool in message["result"]["tools"]]
+
+
+def test_hidden_tools_are_cut_out() -> None:
+    assert names(shown(answer("get_a", "drop", "get_b"))) == ["get_a", "get_b"]
+    assert names(shown(answer("drop"))) == []
+    assert names(shown(answer())) == []
+
+
+def test_cursors_and_unknown_members_stay() -> None:
+    result = shown(answer("drop", nextCursor="c", _meta={"a": [1.0]}))["result"]
+    assert result == {"tools": [], "nextCursor": "c", "_meta": {"a": [1.0]}}
+
+
+def test_what_remains_is_the_server_s_own_text() -> None:
+    raw = b'{"id": 1.0, "result":{"tools":[ {"name":"get_a", "x": 1e400, "y": 12345678901234567890} ,{"name":"b"}]}}'
+    assert filter_lists(raw, only_get) == (
+        b'{"id": 1.0, "result":{"tools":[{"name":"get_a", "x": 1e400, "y": 12345678901234567890}]}}'
+    )
+
+
+def test_every_message_of_a_batch_is_looked_at_whatever_its_id() -> None:
+    batch = shown([answer("drop", "get_a"), {"id": 2, "result": {}}, {**answer("drop"), "id": None}])
+    assert names(batch[0]) == ["get_a"] and batch[1] == {"id": 2, "result": {}} and names(batch[2]) == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"result": {"tools": "drop"}},
+        {"result": {"tools": {"name": "drop"}}},
+        {"result": ["tools"]},
+        {"method": "tools/list", "params": {"tools": [{"name": "drop"}]}},
+        {"result": {"content": [{"tools": [{"name": "drop"}]}]}},
+        "tools",
+        ["tools", 1, None],
+    ],
+)
+def test_other_shapes_stay_byte_for_byte(document: Any) -> None:
+    raw = json.dumps(document).encode()
+    assert filter_lists(raw, only_get) == raw
+
+
+@pytest.mark.parametrize("element", ["drop", None, 1, [], {}, {"name": 1}, {"name": None}, {"title": "get_a"}])
+def test_what_is_not_a_named_tool_is_cut_out(element: Any) -> None:
+    assert shown({"result": {"tools": [element, {"name": "get_a"}]}})["result"]["tools"] == [{"name": "get_a"}]
+
+
+def test_a_tool_with_two_names_is_cut_out() -> None:
+    raw = b'{"result":{"tools":[{"name":"drop","name":"get_a"}]}}'
+    assert json.loads(filter_lists(raw, only_get))["result"]["tools"] == []
+
+
+def test_escapes_hide_nothing() -> None:
+    raw = b'{"result":{"\\u0074ools":[{"n\\u0061me":"dr\\u006fp"},{"name":"\\u0067et_a"}]}}'
+    assert names(json.loads(filter_lists(raw, only_get))) == ["get_a"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"result":{"tools":[{"name":"drop"}]},"result":{}}',
+        b'{"result":{"tools":[{"name":"drop"}],"tools":[]}}',
+        b'{"result":{"tools":[]}} {"result":{"tools":[{"name":"drop"}]}}',
+        b'{"result":{"tools":[',
+        b'{"result":{"tools":[{"name":"drop"}}',
+        b"tools",
+        b'\xff{"result":{"tools":[]}}',
+        b'{"result":{"tools":[NaN]}}',
+        b'{"result":{"tools":' + b"[" * 5000 + b"]" * 5000 + b"}}",
+        b'\xef\xbb\xbf{"result":{"tools":[{"name":"drop"}]}}',
+    ],
+)
+def test_what_cannot_be_decided_does_not_leave(raw: bytes) -> None:
+    with pytest.raises(Undecidable):
+        filter_lists(raw, only_get)
+
+
+@pytest.mark.parametrize(
+    ("given_", "ttl"),
+    [({"ttlMs": 60_000, "cacheScope": "public"}, 5000), ({"ttlMs": 10}, 10), ({"cacheScope": "public"}, 0),
+     ({"resultType": "complete"}, 0), ({"ttlMs": -1}, 0), ({"ttlMs": "x"}, 0), ({"ttlMs": True}, 0)],
+)  # fmt: skip
+def test_a_filtered_result_is_private_and_short_lived(given_: dict[str, Any], ttl: int) -> None:
+    result = shown(answer("get_a", **given_))["result"]
+    assert (result["cacheScope"], result["ttlMs"]) == ("private", ttl)
+
+
+def test_a_result_of_an_older_revision_gets_no_caching_members() -> None:
+    assert shown(answer("get_a"))["result"].keys() == {"tools"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["get_a", "drop", "tools", "name"]) | st.text(max_size=4),
+    lambda children: st.lists(children, max_size=4)
+    | st.dictionaries(st.sampled_from(["result", "tools", "name", "id"]) | st.text(max_size=3), children, max_size=4),
+    max_leaves=25,
+)  # fmt: skip
+
+
+def expected(message: Any) -> Any:
+    match message:
+        case {"result": {"tools": list(tools)} as result}:
+            kept = [t for t in tools if isinstance(t, dict) and isinstance(t.get("name"), str) and only_get(t["name"])]
+            return {**message, "result": {**result, "tools": kept}}
+        case _:
+            return message
+
+
+@given(JSON | JSON.map(lambda value: {"id": 1, "result": {"tools": [value]}}), st.integers(0, 3))
+def test_filtering_equals_filtering_the_parsed_document(document: Any, indent: int) -> None:
+    raw = json.dumps(document, indent=indent or None, ensure_ascii=indent == 2)
+    want = [expected(m) for m in document] if isinstance(document, list) else expected(document)
+    assert json.loads(filter_lists(raw.encode(errors="replace"), only_get)) == json.loads(json.dumps(want)) or any(
+        0xD800 <= ord(c) <= 0xDFFF for c in raw
+    )
+
+
+@given(st.binary(max_size=80), st.integers(0, 60))
+def test_no_bytes_bring_the_filter_down(noise: bytes, at: int) -> None:
+    raw = json.dumps(answer("get_a", "drop")).encode()
+    try:
+        filter_lists(raw[:at] + noise + raw[at:], only_get)
+    except Undecidable as error:
+        assert str(error)

@@ -1,0 +1,220 @@
+"""Which messages a connection may send."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from toolbox_dtma.gateway.methods import KNOWN_REQUESTS, VERSION_META
+from toolbox_dtma.gateway.parsing import Body, parse_body
+from toolbox_dtma.gateway.policy import (
+    DENIED,
+    METHOD_NOT_FOUND,
+    HeaderMismatch,
+    RoutingHeaders,
+    Tools,
+    check_routing,
+    decide,
+    decode_header,
+    needs_filter,
+)
+from toolbox_dtma.wire import NameFilter
+
+OPEN = Tools((NameFilter(), NameFilter()), None)
+SURFACE = frozenset({"get_time", "get_secret", "Get_Time"})
+LIMITED = Tools((NameFilter(allow=("get_*",)), NameFilter(deny=("*secret",))), SURFACE)
+
+
+def body(*messages: dict[str, Any], batch: bool = False) -> Body:
+    return parse_body(json.dumps(list(messages) if batch or len(messages) > 1 else messages[0]).encode())
+
+
+def request(method: str, params: Any = None, id: Any = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": id, "method": method, **({} if params is None else {"params": params})}
+
+
+def codes(parsed: Body, tools: Tools) -> list[int]:
+    return [denial.code for denial in decide(parsed, tools)]
+
+
+def test_an_unrestricted_connection_may_call_and_ask_anything() -> None:
+    for method in ("tools/call", "vendor/anything", "initialize", "completion/complete"):
+        assert codes(body(request(method, {"name": "never probed"})), OPEN) == []
+
+
+@pytest.mark.parametrize("name", ["get_time"])
+def test_an_exposed_tool_of_the_surface_may_be_called(name: str) -> None:
+    assert codes(body(request("tools/call", {"name": name})), LIMITED) == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"name": "get_secret"},
+        {"name": "get_weather"},
+        {"name": "GET_TIME"},
+        {"name": "get_time\u0000"},
+        {"name": "get_time "},
+        {"name": "ｇet_time"},
+        {"name": "Get_Time"},
+        {"name": ["get_time"]},
+        {"name": None},
+        {},
+        None,
+        ["get_time"],
+        "get_time",
+    ],
+)
+def test_any_other_name_is_denied(params: Any) -> None:
+    assert codes(body(request("tools/call", params)), LIMITED) == [DENIED]
+
+
+def test_before_the_first_probe_a_restricted_connection_calls_nothing() -> None:
+    assert codes(body(request("tools/call", {"name": "get_time"})), Tools(LIMITED.filters, None)) == [DENIED]
+
+
+def test_either_filter_alone_restricts() -> None:
+    for filters in ((NameFilter(allow=("x",)), NameFilter()), (NameFilter(), NameFilter(allow=("x",)))):
+        assert codes(body(request("tools/call", {"name": "get_time"})), Tools(filters, SURFACE)) == [DENIED]
+
+
+def test_a_filter_that_allows_everything_in_other_words_still_needs_the_surface() -> None:
+    tools = Tools((NameFilter(allow=("*", "*")), NameFilter()), frozenset({"a"}))
+    assert codes(body(request("tools/call", {"name": "b"})), tools) == [DENIED]
+
+
+@pytest.mark.parametrize(
+    "method", ["vendor/x", "tools/Call", "tools/call ", "sampling/createMessage", "", "rpc.discover"]
+)
+def test_unknown_requests_are_for_unrestricted_connections(method: str) -> None:
+    assert codes(body(request(method)), LIMITED) == [METHOD_NOT_FOUND]
+    assert codes(body(request(method)), OPEN) == []
+
+
+def test_notifications_and_responses_pass() -> None:
+    for message in ({"method": "notifications/vendor"}, {"id": 1, "result": {}}, {"id": 1, "error": {}}):
+        assert codes(body(message), LIMITED) == []
+
+
+def test_the_list_of_tasks_is_refused_for_everyone() -> None:
+    assert codes(body(request("tasks/list")), OPEN) == [METHOD_NOT_FOUND]
+    assert codes(body(request("tasks/list")), LIMITED) == [METHOD_NOT_FOUND]
+
+
+@pytest.mark.parametrize("method", sorted(set(KNOWN_REQUESTS) - {"tools/call", "tasks/list", "completion/complete"}))
+def test_known_methods_pass(method: str) -> None:
+    assert codes(body(request(method)), LIMITED) == []
+
+
+@pytest.mark.parametrize(
+    ("ref", "denied"),
+    [
+        ({"type": "ref/prompt", "name": "x"}, False),
+        ({"type": "ref/resource", "uri": "x"}, False),
+        ({"type": "ref/tool", "name": "get_secret"}, True),
+        (None, True),
+        ("ref/prompt", True),
+    ],
+)
+def test_completion_reaches_no_tool(ref: Any, denied: bool) -> None:
+    assert bool(codes(body(request("completion/complete", {"ref": ref})), LIMITED)) is denied
+
+
+def test_one_denied_element_refuses_the_batch_and_every_request_is_told() -> None:
+    parsed = body(
+        request("tools/call", {"name": "get_time"}, "a"),
+        {"method": "notifications/x"},
+        request("tools/call", {"name": "get_secret"}, "b"),
+        request("vendor/x", id="c"),
+    )
+    denials = decide(parsed, LIMITED)
+    assert [(d.id, d.code, d.answerable) for d in denials] == [
+        ("a", DENIED, True),
+        (None, DENIED, False),
+        ("b", DENIED, True),
+        ("c", METHOD_NOT_FOUND, True),
+    ]
+
+
+def test_answers_to_lists_and_batches_are_filtered() -> None:
+    assert needs_filter(body(request("tools/list")))
+    assert needs_filter(body(request("ping"), batch=True))
+    assert not needs_filter(body(request("tools/call", {"name": "x"})))
+
+
+def routing(version: str | None = None, method: str | None = None, name: str | None = None) -> RoutingHeaders:
+    return RoutingHeaders(*([] if value is None else [value] for value in (version, method, name)))
+
+
+def modern(method: str, version: str = "2026-07-28", **params: Any) -> dict[str, Any]:
+    return request(method, {"_meta": {VERSION_META: version}, **params})
+
+
+CALL = request("tools/call", {"name": "get_time"})
+M_CALL = modern("tools/call", name="get_time")
+M = "2026-07-28"
+MATCHING: list[tuple[str, dict[str, Any], RoutingHeaders, bool]] = [
+    ("no headers", CALL, routing(), False),
+    ("a handshake version", CALL, routing("2025-06-18"), False),
+    ("headers that match before they are required", CALL, routing("2025-11-25", "tools/call", "get_time"), False),
+    ("a new revision with everything", M_CALL, routing(M, "tools/call", "get_time"), True),
+    ("a revision nobody knows yet", modern("ping", "2031-01-01"), routing("2031-01-01", "ping"), True),
+    ("a wrapped name", modern("tools/call", name="é"), routing(M, "tools/call", "=?base64?w6k=?="), True),
+    ("a method without a name", modern("tools/list"), routing(M, "tools/list"), True),
+    ("a resource by uri", modern("resources/read", uri="a:b"), routing(M, "resources/read", "a:b"), True),
+    ("a task by id, unasked", modern("tasks/get", taskId="t"), routing(M, "tasks/get", "t"), True),
+    ("a notification of a new revision", {"method": "notifications/x"}, routing(M), True),
+]
+
+
+@pytest.mark.parametrize(("message", "headers", "is_modern"), [r[1:] for r in MATCHING], ids=[r[0] for r in MATCHING])
+def test_headers_that_match_pass(message: dict[str, Any], headers: RoutingHeaders, is_modern: bool) -> None:
+    assert check_routing(body(message), headers) is is_modern
+
+
+MISMATCHING: list[tuple[str, dict[str, Any], RoutingHeaders]] = [
+    ("another method", CALL, routing(None, "tools/list")),
+    ("another case of the method", CALL, routing(None, "Tools/Call")),
+    ("another name", CALL, routing(None, "tools/call", "get_secret")),
+    ("a name wrapped wrongly", CALL, routing(None, None, "=?base64?!!?=")),
+    ("a name wrapped in another spelling", modern("tools/call", name="é"), routing(M, "tools/call", "=?base64?w6l=?=")),
+    ("a name for a method without one", request("ping"), routing(None, "ping", "x")),
+    ("two versions", CALL, RoutingHeaders(["2025-06-18", "2025-06-18"], [], [])),
+    ("two methods", CALL, RoutingHeaders([], ["tools/call", "tools/call"], [])),
+    ("two names", CALL, RoutingHeaders([], [], ["get_time", "get_time"])),
+    ("a new revision without method", M_CALL, routing(M, None, "get_time")),
+    ("a new revision without name", M_CALL, routing(M, "tools/call")),
+    ("a new revision without the version header", M_CALL, routing(None, "tools/call", "get_time")),
+    ("a new revision without the version in the body", CALL, routing(M, "tools/call", "get_time")),
+    ("two revisions", M_CALL, routing("2025-11-25", "tools/call", "get_time")),
+    ("a version that is no string", request("ping", {"_meta": {VERSION_META: 1}}), routing(M, "ping")),
+    ("a method header on a response", {"id": 1, "result": {}}, routing(None, "tools/call")),
+]
+
+
+@pytest.mark.parametrize(("message", "headers"), [r[1:] for r in MISMATCHING], ids=[r[0] for r in MISMATCHING])
+def test_headers_and_body_that_disagree_are_refused(message: dict[str, Any], headers: RoutingHeaders) -> None:
+    with pytest.raises(HeaderMismatch):
+        check_routing(body(message), headers)
+
+
+def test_a_version_that_is_there_twice_equals_nothing() -> None:
+    raw = f'{{"id":1,"method":"ping","params":{{"_meta":{{"{VERSION_META}":"{M}","{VERSION_META}":"{M}"}}}}}}'
+    with pytest.raises(HeaderMismatch):
+        check_routing(parse_body(raw.encode()), routing(M, "ping"))
+
+
+@pytest.mark.parametrize("headers", [routing(M), routing(None, "ping"), routing(None, None, "x")])
+def test_a_batch_cannot_have_a_method_or_a_new_revision(headers: RoutingHeaders) -> None:
+    with pytest.raises(HeaderMismatch):
+        check_routing(body(request("ping"), batch=True), headers)
+
+
+def test_a_wrapped_header_value_is_read() -> None:
+    wrapped = base64.b64encode("zeit/日".encode()).decode()
+    assert decode_header(f"=?base64?{wrapped}?=") == "zeit/日"
+    assert decode_header("plain") == "plain"
+    assert decode_header("=?base64?/w==?=") is None

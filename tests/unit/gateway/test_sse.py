@@ -1,0 +1,115 @@
+"""Event streams: ids go, everything else stays, however the bytes are cut."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolbox_dtma.gateway.sse import EventTooLarge, HeldEvent, SseRewriter
+
+
+def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
+    """`raw` in chunks of these sizes, the rest as one."""
+    chunks: list[bytes] = []
+    for size in sizes:
+        chunks.append(raw[:size])
+        raw = raw[size:]
+    return [*chunks, raw]
+
+
+def rewritten(chunks: list[bytes], *, hold: bool) -> bytes:
+    rewriter = SseRewriter()
+    pieces = [piece for chunk in chunks for piece in rewriter.feed(chunk, hold=hold)]
+    return b"".join(piece.render() if isinstance(piece, HeldEvent) else piece for piece in pieces)
+
+
+def reference(raw: bytes) -> bytes:
+    """The whole stream at once, by the words of the specification."""
+    lines = re.split(rb"\r\n|\r|\n", raw.removeprefix(b"\xef\xbb\xbf"))
+    return b"\n".join(line for line in lines if line.partition(b":")[0] != b"id")
+
+
+ALPHABET = st.sampled_from(
+    [b"id", b"id:", b"i", b"d", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"data:", b"data: x", b"event: e", b": c",
+     b"retry: 1", b"ident: 1", b"\xef\xbb\xbf", b"\xc3\xa9", b"\0"]
+)  # fmt: skip
+STREAMS = st.lists(ALPHABET, max_size=40).map(b"".join) | st.binary(max_size=60)
+SIZES = st.lists(st.integers(0, 7), max_size=40)
+
+
+@given(STREAMS, SIZES)
+def test_passing_equals_the_reference_for_any_split(raw: bytes, sizes: list[int]) -> None:
+    # The last line end decides whether the last line is complete; an unfinished `id` prefix is never sent.
+    whole = reference(raw + b"\n\n")
+    assert rewritten([*cut(raw, sizes), b"\n\n"], hold=False) == rewritten([raw + b"\n\n"], hold=False)
+    out = rewritten([*cut(raw, sizes), b"\n\n"], hold=False)
+    assert [line for line in out.split(b"\n") if line] == [line for line in whole.split(b"\n") if line]
+
+
+@given(STREAMS, SIZES)
+def test_holding_equals_passing_once_events_are_complete(raw: bytes, sizes: list[int]) -> None:
+    held = rewritten([*cut(raw, sizes), b"\n\n"], hold=True)
+    passed = rewritten([raw + b"\n\n"], hold=False)
+    assert [line for line in held.split(b"\n") if line] == [line for line in passed.split(b"\n") if line]
+
+
+@given(STREAMS, SIZES, st.lists(st.booleans(), min_size=41, max_size=41))
+def test_no_id_leaves_when_holding_begins_or_ends_midway(raw: bytes, sizes: list[int], holds: list[bool]) -> None:
+    rewriter = SseRewriter()
+    out = b""
+    for chunk, hold in zip([*cut(raw, sizes)[:40], b"\n\n"], holds, strict=False):
+        for piece in rewriter.feed(chunk, hold=hold):
+            out += piece.render() if isinstance(piece, HeldEvent) else piece
+    assert not [line for line in out.split(b"\n") if line.partition(b":")[0] == b"id"]
+
+
+def test_ids_are_removed_and_the_rest_stays() -> None:
+    raw = b": hi\r\nid: 7\revent: message\ndata: {}\nid\nretry: 5\nidentity: 1\n\n"
+    for hold in (False, True):
+        assert rewritten([raw], hold=hold) == b": hi\nevent: message\ndata: {}\nretry: 5\nidentity: 1\n\n"
+
+
+def test_bytes_of_a_long_line_pass_before_it_ends() -> None:
+    rewriter = SseRewriter()
+    assert rewriter.feed(b"data: " + b"x" * 100, hold=False) == [b"data: " + b"x" * 100]
+    assert rewriter.feed(b"y", hold=False) == [b"y"]
+
+
+def test_data_lines_are_joined() -> None:
+    (event,) = SseRewriter().feed(b'data: {\ndata:"a"\ndata\ndata:  }\n\n', hold=True)
+    assert isinstance(event, HeldEvent)
+    assert event.data == b'{\n"a"\n\n }'
+    assert event.render(b"{}") == b"data: {}\n\n"
+
+
+def test_an_event_without_data_has_none() -> None:
+    (event,) = SseRewriter().feed(b": ping\n\n", hold=True)
+    assert isinstance(event, HeldEvent)
+    assert event.data is None and event.render() == b": ping\n\n"
+
+
+def test_a_held_event_may_not_grow_without_end() -> None:
+    rewriter = SseRewriter(max_event_bytes=100)
+    rewriter.feed(b"data: " + b"x" * 90 + b"\n\n", hold=True)
+    rewriter.feed(b"data: " + b"x" * 90, hold=True)
+    with pytest.raises(EventTooLarge):
+        rewriter.feed(b"xxxxx", hold=True)
+
+
+def test_an_unfinished_held_event_is_known() -> None:
+    rewriter = SseRewriter()
+    assert rewriter.feed(b"data: {}\n\ndata: {", hold=True)
+    assert rewriter.unterminated
+    rewriter.feed(b"}\n\n", hold=True)
+    assert not rewriter.unterminated
+
+
+def test_holding_begins_with_the_next_event() -> None:
+    rewriter = SseRewriter()
+    assert rewriter.feed(b"data: 1\n", hold=False) == [b"data: 1\n"]
+    first, second = rewriter.feed(b"\ndata: 2\n\n", hold=True)
+    assert first == b"\n"
+    assert isinstance(second, HeldEvent) and second.data == b"2"
