@@ -36,7 +36,11 @@ class ToolboxRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRow:
-    """A row of account_tool_instances; `id` is the instance id. `toolbox` makes the foreign key good."""
+    """A row of account_tool_instances; `id` is the instance id. `toolbox` makes the foreign key good.
+
+    Rows within rows count only where they are strictly newer than what is known: the Toolbox's and the
+    server's own reconcilers have the say.
+    """
 
     id: str
     namespace: str
@@ -49,12 +53,16 @@ class InstanceRow:
     transport: str
     endpoint_path: str
     observation: Observation | None = None
-    """None: nothing observed (yet, or the host is away); observed columns are then left, except `status`."""
+    """None: nothing observed (yet, or the host is away); observed columns are then left, except `status` and
+    `error_message`."""
     image_digest: str | None = None
     container: dict[str, Any] | None = None
     tools: list[dict[str, str]] | None = None
     capabilities: dict[str, Any] = field(default_factory=dict)
     error_message: str | None = None
+    uid: str | None = None
+    """UID of the MCPServer. An instance id may outlive it (export, apply again), and generations start anew with a
+    new UID; left out, the row is taken for one object for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +103,39 @@ class Store(Protocol):
         ...
 
     def close(self, row: Row, reason: str) -> None:
-        """Mark the row deleted soon: deleted_at and delete_reason (deleted, abandoned)."""
+        """Mark the row deleted soon: deleted_at and delete_reason (deleted, abandoned). It stays so for this UID."""
         ...
 
     def sweep(self, live: Live) -> None:
-        """Close rows of this cluster that the given complete list does not have, with reason `swept`."""
+        """Close rows of this cluster that the given complete list does not have, with reason `swept`.
+
+        The list must have been taken after the sweep before. A later `submit` of a swept object opens its row
+        again: the list was behind.
+        """
         ...
 
     def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:
         """Append to lifecycle_events."""
+        ...
+
+
+class Record(Store, Protocol):
+    """The record as the process runs it."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether what is submitted is being written; False is a degraded process, never a reason to stop."""
+        ...
+
+    async def run(self) -> None:
+        """Write until cancelled. Raises only `Fenced`, when this process no longer leads."""
+        ...
+
+    async def flush(self, deadline: float) -> bool:
+        """Wait up to `deadline` seconds until everything submitted is written; False when it is not.
+
+        For a graceful stop, while `run` still runs.
+        """
         ...
 
 
