@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from toolbox_operator.api.meta import Key, Kind
+
+
+class Fenced(Exception):
+    """Leadership is lost or another leader is ahead: write nothing, drop the key."""
 
 
 class Clock(Protocol):
@@ -106,6 +111,16 @@ class Settings:
     """Where the operator's Lease lives."""
     workers: int = 8
     metrics_port: int = 8080
+    """0: any free port, named in the log."""
     health_port: int = 8081
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)
+    """May hold a password: never logged."""
+    kubeconfig: Path | None = None
+    """None: the pod's service account. Never the machine's current context."""
+    identity: str = ""
+    """Holder of the Lease: unique per process, unless it is known that an earlier one with it is dead."""
+    listen: str = "127.0.0.1"
+    """Address of health and metrics."""
+    log_json: bool = False
+    log_level: str = "info"
     timings: Timings = field(default_factory=Timings)

@@ -6,17 +6,23 @@ and are idempotent: repeating one after a lost answer changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Protocol
+
 from toolbox_dtma.wire import (
+    DeletedInstance,
     DesiredInstance,
     Grant,
+    GrantProgrammed,
     GrantReport,
     HostConfig,
     HostFacts,
+    InstanceList,
     InstanceReport,
     OwnerClaimed,
     ProblemCode,
 )
-from typing import Protocol
 
 
 class HostError(Exception):
@@ -64,4 +70,37 @@ class Host(Protocol):
     async def list_grants(self) -> tuple[GrantReport, ...]: ...
     async def delete_grant(self, uid: str, *, namespace: str, name: str) -> None:
         """As `put_grant`: returns once every worker acknowledged. Absent is success."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """How to reach one host."""
+
+    endpoint: str
+    token: str = field(repr=False)
+    gateway_url: str
+    ca_pem: str | None = None
+    """Certificates to trust, PEM; None means the system's roots."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostEvent:
+    """One message of a host's event stream; without `data` it is a heartbeat."""
+
+    data: InstanceReport | DeletedInstance | GrantProgrammed | None = None
+    cursor: str | None = None
+    """Where to resume after this event."""
+
+
+class WatchableHost(Host, Protocol):
+    """A host that can also be listed and watched: what the registry keeps one of per Toolbox."""
+
+    async def list_instances(self) -> InstanceList: ...
+    def watch(self, cursor: str) -> AsyncGenerator[HostEvent]:
+        """Events after `cursor`; ends or raises `HostError` when the stream breaks or falls silent."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
         ...

@@ -7,6 +7,9 @@ delay. `Fenced`: this process must not write. Anything else is retried with jitt
 from __future__ import annotations
 
 from toolbox_operator.api.conditions import ConditionType, Reason
+from toolbox_operator.runtime import Fenced
+
+__all__ = ["Fenced", "ReconcileError", "Stalled", "Waiting"]
 
 
 class ReconcileError(Exception):
@@ -39,7 +42,3 @@ class Waiting(ReconcileError):
     ):
         super().__init__(reason, message, condition=condition)
         self.after = after
-
-
-class Fenced(Exception):
-    """Leadership is lost or another leader is ahead: write nothing, drop the key."""

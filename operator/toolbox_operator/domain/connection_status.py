@@ -1,0 +1,189 @@
+"""The status of an AgentMCPConnection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from toolbox_operator.api.conditions import ConditionType, Reason
+from toolbox_operator.api.connection import AgentMCPConnectionStatus, ConnectionPhase, ResolvedConnection
+from toolbox_operator.api.parse import ConnectionObject
+from toolbox_operator.domain.conditions import Wanted, find, is_true, no, reconciling, stalled, stamp, unknown, yes
+from toolbox_operator.domain.connection import ConnectionObserved, denied, secret_of, tool_count
+from toolbox_operator.domain.hold import Hold
+from toolbox_operator.domain.policy import Next
+from toolbox_operator.domain.values import target
+
+
+class Progress(StrEnum):
+    """How far what the host is to accept has got."""
+
+    DONE = "Done"
+    """Every gateway worker acknowledged exactly this, or the host never knew the connection."""
+    OPENING = "Opening"
+    REVOKING = "Revoking"
+    """Something that was accepted must not be any more, and not every worker is known to have heard of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Programming:
+    """The progress, and what it waits for."""
+
+    progress: Progress
+    message: str = ""
+
+
+_CLOSED: Final = {
+    Reason.EXPIRED: ConnectionPhase.EXPIRED,
+    Reason.INACTIVE: ConnectionPhase.DISCONNECTED,
+}
+_OF_RECORD: Final = {ConnectionPhase.DELETING: "disconnected"}
+
+
+def record_status(phase: ConnectionPhase) -> str:
+    """What the record calls a phase."""
+    return _OF_RECORD.get(phase, phase.value.lower())
+
+
+def held_status(seen: ConnectionObserved, hold: Hold, now: datetime, agent_id: str | None) -> AgentMCPConnectionStatus:
+    """The status of a connection that goes no further, and of which nothing has to be closed."""
+    wanted: list[Wanted] = []
+    if hold.reason == Reason.SERVER_NOT_FOUND:
+        wanted.append(unknown(ConditionType.ACCEPTED, hold.reason, hold.message))
+    elif hold.condition is not ConditionType.ACCEPTED:
+        wanted.append(_accepted())
+    truth = unknown if hold.reason == Reason.SERVER_NOT_READY else no
+    wanted += [truth(hold.condition, hold.reason, hold.message), truth(ConditionType.READY, hold.reason, hold.message)]
+    if hold.next is Next.STALLED:
+        wanted.append(stalled(hold.reason, hold.message))
+        return _status(seen, wanted, ConnectionPhase.ERROR, now, agent_id)
+    wanted.append(reconciling(hold.reason, hold.message))
+    return _status(seen, wanted, ConnectionPhase.PENDING, now, agent_id)
+
+
+def closed_status(
+    seen: ConnectionObserved, hold: Hold, programming: Programming, now: datetime, agent_id: str | None
+) -> AgentMCPConnectionStatus:
+    """The status of a connection that is, or is about to be, closed for a reason."""
+    phase = closed_phase(hold)
+    wanted = [no(ConditionType.ACCEPTED, hold.reason, hold.message) if denied(hold) else _accepted()]
+    wanted += [
+        no(ConditionType.READY, hold.reason, hold.message),
+        *_programmed(programming, "No gateway worker accepts it."),
+    ]
+    return _status(seen, wanted, phase, now, agent_id)
+
+
+def open_status(
+    seen: ConnectionObserved, programming: Programming, now: datetime, agent_id: str | None
+) -> AgentMCPConnectionStatus:
+    """The status of a connection that its host was told to accept."""
+    wanted = [
+        _accepted(),
+        yes(ConditionType.RESOLVED_REFS, Reason.RESOLVED, "The server and the Secret are there."),
+        *_programmed(programming, "Every gateway worker accepts it."),
+    ]
+    phase = ConnectionPhase.PENDING
+    if programming.progress is not Progress.DONE:
+        wanted.append(no(ConditionType.READY, _reason(programming), programming.message))
+    elif not server_ready(seen):
+        wanted.append(unknown(ConditionType.READY, Reason.SERVER_NOT_READY, _server_message(seen)))
+    else:
+        phase = ConnectionPhase.CONNECTED
+        wanted.append(yes(ConditionType.READY, Reason.CONNECTED, "The agent can call the server."))
+    return _status(seen, wanted, phase, now, agent_id)
+
+
+def deleting_status(
+    seen: ConnectionObserved, reason: Reason, message: str, now: datetime, agent_id: str | None
+) -> AgentMCPConnectionStatus:
+    """The status of a connection on its way out."""
+    wanted = [
+        no(ConditionType.READY, reason, message),
+        no(ConditionType.PROGRAMMED, Reason.REVOCATION_PENDING, message),
+        reconciling(reason, message),
+    ]
+    return _status(seen, wanted, ConnectionPhase.DELETING, now, agent_id)
+
+
+def closed_phase(hold: Hold) -> ConnectionPhase:
+    """The phase of a connection closed for this reason."""
+    return ConnectionPhase.DENIED if denied(hold) else _CLOSED[Reason(hold.reason)]
+
+
+def was_programmed(connection: ConnectionObject) -> bool:
+    """Whether status says that the present generation is in force."""
+    condition = find(connection.status.conditions, ConditionType.PROGRAMMED)
+    return (
+        condition is not None and condition.status == "True" and condition.observed_generation == connection.generation
+    )
+
+
+def believed_in_force(seen: ConnectionObserved) -> bool:
+    """Whether status, without a word of the host, says that what it is to accept is in force.
+
+    A server whose newest spec is not deployed may have been narrowed meanwhile: then nothing is believed.
+    """
+    server = seen.server
+    if server is None or server.status.observed_generation != server.generation:
+        return False
+    return is_true(server.status.conditions, ConditionType.DEPLOYED) and was_programmed(seen.connection)
+
+
+def server_ready(seen: ConnectionObserved) -> bool:
+    """Whether the server answers."""
+    return seen.server is not None and is_true(seen.server.status.conditions, ConditionType.READY)
+
+
+def _server_message(seen: ConnectionObserved) -> str:
+    if seen.server is None:
+        return "The server is not there."
+    condition = find(seen.server.status.conditions, ConditionType.READY)
+    because = condition.message if condition is not None else "It has no status yet."
+    return f"The MCPServer {seen.server.key} is not ready. {because}"
+
+
+def _accepted() -> Wanted:
+    return yes(ConditionType.ACCEPTED, Reason.ACCEPTED, "The server accepts connections of this namespace.")
+
+
+def _reason(programming: Programming) -> Reason:
+    return Reason.REVOCATION_PENDING if programming.progress is Progress.REVOKING else Reason.ACK_PENDING
+
+
+def _programmed(programming: Programming, done: str) -> list[Wanted]:
+    if programming.progress is Progress.DONE:
+        return [yes(ConditionType.PROGRAMMED, Reason.PROGRAMMED, done)]
+    reason = _reason(programming)
+    return [
+        no(ConditionType.PROGRAMMED, reason, programming.message),
+        reconciling(reason, programming.message),
+    ]
+
+
+def _status(
+    seen: ConnectionObserved, wanted: list[Wanted], phase: ConnectionPhase, now: datetime, agent_id: str | None
+) -> AgentMCPConnectionStatus:
+    connection, spec = seen.connection, seen.connection.spec
+    before = connection.status
+    resolved, tools = before.resolved, before.tools
+    if spec is not None and connection.problem is None and seen.server is not None:
+        resolved = ResolvedConnection(
+            agent=spec.agent.name,
+            server=str(target(spec.server_ref, connection.key.namespace)),
+            secret_name=secret_of(connection, spec),
+        )
+        tools = tool_count(seen, spec)
+    return AgentMCPConnectionStatus(
+        phase=phase,
+        conditions=stamp(before.conditions, wanted, connection.generation, now),
+        resolved=resolved,
+        connection_id=connection.uid,
+        agent_id=agent_id or before.agent_id,
+        endpoint=seen.url or before.endpoint,
+        secret_name=resolved.secret_name if resolved is not None else before.secret_name,
+        tools=tools,
+        observed_generation=connection.generation,
+    )

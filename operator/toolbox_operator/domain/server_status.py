@@ -1,0 +1,212 @@
+"""The status of an MCPServer, from what was observed and what stood in the way."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from toolbox_dtma.wire import ContainerReport, InstancePhase, InstanceReport, InstanceState
+from toolbox_operator.api.conditions import ConditionType, Reason
+from toolbox_operator.api.mcpserver import (
+    ContainerStatus,
+    MCPServerPhase,
+    MCPServerStatus,
+    ServerInfo,
+    ToolStatus,
+)
+from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID
+from toolbox_operator.domain.conditions import Wanted, no, reconciling, shorten, stalled, stamp, unknown, yes
+from toolbox_operator.domain.hold import Hold
+from toolbox_operator.domain.inputs import resolved_server
+from toolbox_operator.domain.phases import phase_of
+from toolbox_operator.domain.policy import INSTANCES, Next
+from toolbox_operator.domain.server import ServerObserved, told
+from toolbox_operator.domain.values import server_url
+
+_LONGEST_DESCRIPTION = 256
+_MOST_TOOLS = 256
+
+
+def held_status(seen: ServerObserved, hold: Hold, now: datetime) -> MCPServerStatus:
+    """The status of a server that goes no further for now."""
+    lost = hold.reason == Reason.HOST_LOST
+    wanted: list[Wanted] = [_not(ConditionType.READY, hold, lost)]
+    if hold.condition is not ConditionType.ACCEPTED:
+        wanted.append(yes(ConditionType.ACCEPTED, Reason.ACCEPTED, "The Toolbox takes this server."))
+    if hold.condition is ConditionType.DEPLOYED and not lost:
+        wanted.append(yes(ConditionType.RESOLVED_REFS, Reason.RESOLVED, "Every reference leads to a value."))
+    wanted.append(_not(hold.condition, hold, lost))
+    if hold.next is Next.STALLED:
+        wanted.append(stalled(hold.reason, hold.message))
+    else:
+        wanted.append(reconciling(hold.reason, hold.message))
+    return _status(seen, wanted, _held_phase(seen, hold), now, accepted=hold.condition is not ConditionType.ACCEPTED)
+
+
+def deployed_status(seen: ServerObserved, inputs_hash: str | None, now: datetime) -> MCPServerStatus:
+    """The status of a server that its host was told about. `inputs_hash`: of the values last resolved."""
+    report, generation = seen.report, seen.server.generation
+    wanted = [
+        yes(ConditionType.ACCEPTED, Reason.ACCEPTED, "The Toolbox takes this server."),
+        yes(ConditionType.RESOLVED_REFS, Reason.RESOLVED, "Every reference leads to a value."),
+    ]
+    if report is None or not told(report, generation, inputs_hash) or not _echoes(report):
+        message = "The host has yet to take over the newest spec."
+        wanted += [
+            no(ConditionType.DEPLOYED, Reason.RECONCILING, message),
+            no(ConditionType.READY, Reason.RECONCILING, message),
+            reconciling(Reason.RECONCILING, message),
+        ]
+        phase = MCPServerPhase.PENDING if report is None else _under_way(report)
+        return _status(seen, wanted, phase, now, accepted=True)
+    wanted += _observed(report)
+    return _status(seen, wanted, phase_of(report), now, accepted=True)
+
+
+def deleting_status(seen: ServerObserved, reason: Reason, message: str, now: datetime) -> MCPServerStatus:
+    """The status of a server on its way out; `message` says what it waits for."""
+    wanted = [no(ConditionType.READY, reason, message), reconciling(reason, message)]
+    return _status(seen, wanted, MCPServerPhase.DELETING, now, accepted=False)
+
+
+def _not(type_: ConditionType, hold: Hold, lost: bool) -> Wanted:
+    return unknown(type_, hold.reason, hold.message) if lost else no(type_, hold.reason, hold.message)
+
+
+def _held_phase(seen: ServerObserved, hold: Hold) -> MCPServerPhase:
+    if hold.reason == Reason.HOST_LOST:
+        return MCPServerPhase.UNKNOWN
+    if hold.next is Next.STALLED:
+        return MCPServerPhase.ERROR
+    if seen.report is not None and seen.host is not None and seen.host.usable:
+        return phase_of(seen.report)
+    return MCPServerPhase.PENDING
+
+
+def _echoes(report: InstanceReport) -> bool:
+    """Whether what the host sees is of what it was last told."""
+    desired, observed = report.desired, report.observed
+    return observed.generation == desired.generation and observed.inputs_hash == desired.inputs_hash
+
+
+def _under_way(report: InstanceReport) -> MCPServerPhase:
+    phase = phase_of(report)
+    return MCPServerPhase.STARTING if phase in (MCPServerPhase.ACTIVE, MCPServerPhase.STOPPED) else phase
+
+
+def _observed(report: InstanceReport) -> list[Wanted]:
+    """Deployed and Ready from an observation of the newest spec."""
+    observed = report.observed
+    message = _sentence(report)
+    reason = str(observed.reason)
+    match observed.phase:
+        case InstancePhase.READY if observed.probe is not None and observed.probe.ok:
+            return [
+                yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified."),
+                yes(ConditionType.READY, Reason.READY, "The server answered and listed its tools."),
+            ]
+        case InstancePhase.STOPPED if report.desired.state is InstanceState.STOPPED:
+            return [
+                yes(ConditionType.DEPLOYED, Reason.STOPPED, "The container is stopped as specified."),
+                no(ConditionType.READY, Reason.STOPPED, "The server is stopped: set state to Running to start it."),
+            ]
+        case InstancePhase.STARTING | InstancePhase.READY:
+            return [
+                yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified."),
+                no(ConditionType.READY, reason, message),
+                reconciling(reason, message),
+            ]
+        case _:
+            running = observed.container is not None and observed.container.state == "running"
+            return [
+                yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified.")
+                if running
+                else no(ConditionType.DEPLOYED, reason, message),
+                no(ConditionType.READY, reason, message),
+                reconciling(reason, message),
+            ]
+
+
+def _sentence(report: InstanceReport) -> str:
+    meaning = INSTANCES[report.observed.reason][1]
+    sentence = f"{meaning[0].upper()}{meaning[1:]}"
+    said = shorten(report.observed.message.strip(), 512)
+    return f"{sentence}: {said.rstrip('.')}." if said else f"{sentence}."
+
+
+def _status(
+    seen: ServerObserved, wanted: list[Wanted], phase: MCPServerPhase, now: datetime, *, accepted: bool
+) -> MCPServerStatus:
+    server, before, report = seen.server, seen.server.status, seen.report
+    resolved = before.resolved
+    if accepted and server.spec is not None and server.problem is None:
+        resolved = resolved_server(server, server.spec)
+    instance_id = before.instance_id
+    if instance_id is None and ANNOTATION_INSTANCE_ID in server.annotations and accepted:
+        instance_id = seen.instance_id
+    endpoint = before.endpoint
+    if instance_id is not None and seen.toolbox is not None and seen.toolbox.spec is not None:
+        endpoint = server_url(seen.toolbox.spec.gateway_url, instance_id)
+    status = MCPServerStatus(
+        phase=phase,
+        conditions=stamp(before.conditions, wanted, server.generation, now),
+        instance_id=instance_id,
+        resolved=resolved,
+        container=before.container,
+        endpoint=endpoint,
+        protocol_version=before.protocol_version,
+        server_info=before.server_info,
+        tools=before.tools,
+        tools_total=before.tools_total,
+        tools_truncated=before.tools_truncated,
+        connections=seen.connections,
+        observed_generation=server.generation,
+    )
+    if report is None:
+        contacted = seen.host is not None and seen.host.usable
+        return status.model_copy(update={"container": None}) if contacted else status
+    return _with_report(status, report)
+
+
+def _with_report(status: MCPServerStatus, report: InstanceReport) -> MCPServerStatus:
+    """The observed part. What a probe told stays until another one tells something else, or the image changes."""
+    update: dict[str, object] = {"container": _container(report.observed.container)}
+    probe = report.observed.probe
+    if probe is not None and probe.ok:
+        update |= {
+            "protocol_version": probe.protocol_version,
+            "server_info": None
+            if probe.server_info is None
+            else ServerInfo(name=probe.server_info.name, version=probe.server_info.version),
+            "tools": tuple(
+                ToolStatus(name=tool.name, description=shorten(tool.description, _LONGEST_DESCRIPTION))
+                for tool in probe.tools[:_MOST_TOOLS]
+            ),
+            "tools_total": probe.tools_total,
+            "tools_truncated": probe.tools_truncated,
+        }
+    elif status.container is not None and status.container.image != report.desired.image:
+        update |= {
+            "protocol_version": None,
+            "server_info": None,
+            "tools": (),
+            "tools_total": 0,
+            "tools_truncated": False,
+        }
+    return status.model_copy(update=update)
+
+
+def _container(report: ContainerReport | None) -> ContainerStatus | None:
+    if report is None:
+        return None
+    return ContainerStatus(
+        name=report.name,
+        id=report.id,
+        image=report.image,
+        image_digest=report.image_digest,
+        state=report.state,
+        started_at=report.started_at,
+        restarts=report.restarts,
+        exit_code=report.exit_code,
+        reason=report.reason,
+        message=None if report.message is None else shorten(report.message),
+    )

@@ -1,0 +1,83 @@
+"""Which objects refer to which, read from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
+from toolbox_operator.domain.values import seniority
+from toolbox_operator.reconcile.context import Context
+
+
+def toolbox_key(server: Body) -> Key | None:
+    """The Toolbox a server's body names: the accepted one, else the spec's."""
+    return _accepted(server, "toolbox") or _ref(server, "toolboxRef")
+
+
+def server_key(connection: Body) -> Key | None:
+    """The MCPServer a connection's body names: the accepted one, else the spec's."""
+    return _accepted(connection, "server") or _ref(connection, "serverRef")
+
+
+def _part(body: Body, name: str) -> dict[str, Any]:
+    part = body.get(name)
+    return cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+
+
+def _accepted(body: Body, field: str) -> Key | None:
+    accepted = _part(_part(body, "status"), "resolved").get(field)
+    if not isinstance(accepted, str) or "/" not in accepted:
+        return None
+    namespace, _, name = accepted.partition("/")
+    return Key(namespace, name)
+
+
+def _ref(body: Body, field: str) -> Key | None:
+    ref = _part(_part(body, "spec"), field)
+    name = ref.get("name")
+    if not isinstance(name, str):
+        return None
+    return Key(str(ref.get("namespace") or body["metadata"]["namespace"]), name)
+
+
+def instance_id(server: Body) -> str:
+    """The instance id a server's body has or will get."""
+    annotated = _part(server["metadata"], "annotations").get(ANNOTATION_INSTANCE_ID)
+    return str(annotated or _part(server, "status").get("instanceId") or server["metadata"]["uid"])
+
+
+def servers_of(ctx: Context, toolbox: Key) -> list[Body]:
+    """The servers on a Toolbox, those being deleted included."""
+    return [body for body in ctx.cache.all(Kind.MCP_SERVER) if toolbox_key(body) == toolbox]
+
+
+def connections_of(ctx: Context, server: Key) -> Iterator[Body]:
+    """The connections to a server, those being deleted included."""
+    return (body for body in ctx.cache.all(Kind.CONNECTION) if server_key(body) == server)
+
+
+def granted(connection: Body) -> bool:
+    """Whether a connection's status says that its agent may call now."""
+    status = _part(connection, "status")
+    conditions = cast("list[dict[str, str]]", status.get("conditions") or [])
+    truths = {condition.get("type"): condition.get("status") for condition in conditions}
+    open_ = status.get("phase") in ("Connected", "Pending") and not connection["metadata"].get("deletionTimestamp")
+    return open_ and truths.get("Accepted") == "True" and truths.get("Programmed") == "True"
+
+
+def senior_with_id(ctx: Context, server: Body) -> Key | None:
+    """An older live server that carries the same instance id."""
+    wanted, own = instance_id(server), seniority(server)
+    for body in ctx.cache.all(Kind.MCP_SERVER):
+        if body["metadata"]["uid"] == server["metadata"]["uid"] or instance_id(body) != wanted:
+            continue
+        if seniority(body) < own:
+            return Key.of(body)
+    return None
+
+
+def requeue_connections(ctx: Context, server: Key) -> None:
+    """Have the connections of a server reconciled."""
+    for body in connections_of(ctx, server):
+        ctx.queue.add(Kind.CONNECTION, Key.of(body))

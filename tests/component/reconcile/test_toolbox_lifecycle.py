@@ -1,0 +1,116 @@
+"""Toolboxes and their hosts, on fakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.memory_host import Machine
+from support.operator_world import NS, World, world
+from toolbox_operator.api.meta import Key, Kind
+from toolbox_operator.kube.api import SECRETS
+
+pytestmark = pytest.mark.component
+
+TOOLBOX = Kind.TOOLBOX
+
+
+async def ready(w: World) -> Key:
+    toolbox = w.toolbox()
+    await w.settle()
+    assert w.ready(TOOLBOX, toolbox) == ("True", "Ready")
+    return toolbox
+
+
+async def test_a_toolbox_reports_its_host_and_configures_the_gateway() -> None:
+    async with world() as w:
+        toolbox = await ready(w)
+        status = w.status(TOOLBOX, toolbox)
+        assert status["hostId"] == w.machine().host_id
+        assert status["agent"] == {
+            "version": "0.1.0",
+            "protocol": 2,
+            "engine": "20.10.24",
+            "os": "linux",
+            "arch": "x86_64",
+        }
+        config = w.machine().config
+        assert config is not None and config.gateway_url == "https://tbx-1.example.com:30443"
+        assert w.machine().epochs == {w.leadership.owner: 3}
+        assert w.store.rows[w.body(TOOLBOX, toolbox)["metadata"]["uid"]].status == "ready"
+
+
+async def test_an_endpoint_that_leads_to_another_host_is_stalled_and_nothing_is_done_there() -> None:
+    async with world() as w:
+        toolbox = await ready(w)
+        other = w.machine("https://10.0.0.2:30000")
+        w.patch(TOOLBOX, toolbox, endpoint="https://10.0.0.2:30000")
+        await w.settle()
+        assert w.condition(TOOLBOX, toolbox, "Stalled") == ("True", "HostChanged")
+        assert w.status(TOOLBOX, toolbox)["phase"] == "Stalled"
+        assert other.config is None
+        w.patch(TOOLBOX, toolbox, endpoint="https://10.0.0.1:30000")
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("True", "Ready")
+
+
+async def test_a_second_toolbox_on_one_host_is_stalled_until_the_first_is_gone() -> None:
+    async with world() as w:
+        first = await ready(w)
+        w.machines["https://10.0.0.9:30000"] = w.machine()
+        second = w.toolbox("tbx-2", endpoint="https://10.0.0.9:30000")
+        await w.settle()
+        assert w.condition(TOOLBOX, second, "Stalled") == ("True", "HostClaimed")
+        assert w.ready(TOOLBOX, first) == ("True", "Ready")
+        w.delete(TOOLBOX, first)
+        await w.settle()
+        await w.settle()
+        assert w.ready(TOOLBOX, second) == ("True", "Ready")
+
+
+async def test_a_missing_or_unusable_secret_is_named_and_waited_for() -> None:
+    async with world() as w:
+        toolbox = w.toolbox(caSecretRef={"name": "ca", "key": "ca.crt"})
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("False", "SecretNotFound")
+        w.secret("ca", ca_dot_crt="no certificate")
+        await w.advance(6)
+        assert w.ready(TOOLBOX, toolbox) == ("False", "SecretInvalid")
+        w.kube.edit(SECRETS, Key(NS, "tbx-1-dtma"), {"data": {"token": "dG9rZW4Kd2l0aCBsaW5lcw=="}})
+        w.patch(TOOLBOX, toolbox, caSecretRef=None)
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("False", "SecretInvalid")
+        await w.advance(60)
+        assert w.status(TOOLBOX, toolbox)["phase"] == "Lost"
+        w.secret("tbx-1-dtma", token="good")
+        await w.advance(6)
+        assert w.ready(TOOLBOX, toolbox) == ("True", "Ready")
+
+
+async def test_a_leader_that_meets_a_higher_epoch_raises_its_own_and_goes_on() -> None:
+    async with world() as w:
+        machine = w.machine()
+        machine.epochs[w.leadership.owner] = 7
+        w.toolbox()
+        await w.until(lambda: w.status(TOOLBOX, Key(NS, "tbx-1")).get("phase") == "Ready", "the host is claimed")
+        assert machine.epochs[w.leadership.owner] == w.leadership.epoch
+        assert w.leadership.epoch > 7
+
+
+async def test_an_engine_that_is_down_is_told() -> None:
+    async with world() as w:
+        w.machine().engine = False
+        toolbox = w.toolbox()
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("False", "EngineUnavailable")
+        assert w.condition(TOOLBOX, toolbox, "Reachable") == ("True", "Reachable")
+
+
+async def test_one_host_that_is_away_holds_nothing_else_up() -> None:
+    async with world() as w:
+        w.machines["https://10.0.0.2:30000"] = Machine(reachable=False)
+        away = w.toolbox("away", endpoint="https://10.0.0.2:30000")
+        server = w.server(toolboxRef={"name": "away"})
+        fine = await ready(w)
+        assert w.status(TOOLBOX, away)["phase"] in ("Pending", "Unreachable")
+        assert w.condition(Kind.MCP_SERVER, server, "Deployed") == ("False", "ToolboxNotReady")
+        assert w.ready(TOOLBOX, fine) == ("True", "Ready")

@@ -1,0 +1,199 @@
+"""The main job, from `kubectl apply` to an agent's tool call and back to an empty host, on real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+import yaml
+
+from localstack import quickstart
+from localstack.quickstart import Target
+from localstack.stack import LocalStack
+from support.poll import until
+from support.world import World
+
+pytestmark = pytest.mark.e2e
+
+TOOLBOX = Target("Toolbox", "mcp-system", "tbx-1")
+EVERYTHING = Target("MCPServer", "mcp-system", "everything")
+HELLO = Target("MCPServer", "mcp-system", "hello")
+CONNECTION = Target("AgentMCPConnection", "team-a", "research-bot-everything")
+SECRET = ("team-a", "research-bot-everything-mcp")
+NAMESPACES = ("mcp-system", "team-a")
+ECHO = {"message": "round trip"}
+
+
+@pytest.fixture
+def world(stack: LocalStack) -> Generator[World]:
+    """The quickstart applied and Ready; whatever is left of it afterwards is deleted."""
+    cluster = stack.parts.cluster
+    documents = quickstart.load(stack.host.manifests, stack.image)
+    cluster.apply([document for document in documents if document["kind"] == "Namespace"])
+    cluster.apply([document for document in documents if document["kind"] != "Namespace"])
+    try:
+        for target in (TOOLBOX, EVERYTHING, HELLO, CONNECTION):
+            quickstart.wait_ready(cluster, target, 90)
+        yield World(stack)
+    finally:
+        cluster.kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", "--timeout=90s", seconds=120)
+
+
+def connection_secret(world: World) -> dict[str, str]:
+    """The Secret an agent would be given."""
+    secret = world.secret(*SECRET)
+    assert secret is not None
+    return secret
+
+
+def test_a_server_and_its_connection_live_from_apply_to_delete_and_leave_nothing(world: World) -> None:
+    secret = connection_secret(world)
+    assert set(secret) == {"url", "token", "transport", "ca.crt", "mcp.json"}
+    answer = world.call(secret, "echo", ECHO)
+    assert "round trip" in answer.text
+    assert "echo" in answer.tools
+    assert "get-env" not in answer.tools, "the server's deny list"
+    assert world.status(CONNECTION)["tools"] == len(answer.tools)
+
+    first = world.status(EVERYTHING)
+    assert first["phase"] == "Active"
+    assert first["connections"] == 1
+    assert first["serverInfo"]["name"]
+    assert first["container"]["id"] in world.containers(running_only=True)
+
+    # Stop: the container ends, the connection stays and waits.
+    world.patch(EVERYTHING, {"spec": {"state": "Stopped"}})
+    world.await_status(EVERYTHING, phase="Stopped")
+    assert first["container"]["id"] not in world.containers(running_only=True)
+    world.await_condition(CONNECTION, "Ready", "Unknown", "ServerNotReady")
+    assert world.refusal(secret, "echo", ECHO) is not None
+
+    # Start: the same token works again, without anybody's help.
+    world.patch(EVERYTHING, {"spec": {"state": "Running"}})
+    world.await_condition(EVERYTHING, "Ready", "True")
+    world.await_condition(CONNECTION, "Ready", "True")
+    assert "round trip" in world.call(secret, "echo", ECHO).text
+
+    # Another image: the container is replaced, grants survive.
+    image = world.status(EVERYTHING)["resolved"]["image"]
+    edited = f"{image}-edited"
+    docker = world.stack.parts.engine.docker
+    docker("tag", image, edited)
+    try:
+        docker("push", "--quiet", edited)
+    finally:
+        docker("rmi", "--no-prune", edited)
+    before = world.status(EVERYTHING)["container"]["id"]
+    world.patch(EVERYTHING, {"spec": {"image": edited}})
+    world.await_condition(EVERYTHING, "Ready", "True")
+    after = world.status(EVERYTHING)["container"]
+    assert after["id"] != before
+    assert after["image"] == edited
+    assert before not in world.containers()
+    world.await_condition(CONNECTION, "Ready", "True")
+    assert "round trip" in world.call(secret, "echo", ECHO).text
+
+    # Rotation: a new token in the Secret; the old one is still good for ten minutes.
+    world.patch(CONNECTION, {"metadata": {"annotations": {"magictoolbox.dev/rotate": "first"}}})
+    until("rotated", lambda: connection_secret(world)["token"], lambda token: token != secret["token"])
+    rotated = connection_secret(world)
+    assert "round trip" in world.call(rotated, "echo", ECHO).text
+    assert "round trip" in world.call(secret, "echo", ECHO).text
+
+    # Deactivation refuses both, reactivation brings the new one back.
+    world.patch(CONNECTION, {"spec": {"active": False}})
+    world.await_status(CONNECTION, phase="Disconnected")
+    assert world.refusal(rotated, "echo", ECHO) is not None
+    assert world.refusal(secret, "echo", ECHO) is not None
+    world.patch(CONNECTION, {"spec": {"active": True}})
+    world.await_status(CONNECTION, phase="Connected")
+    assert "round trip" in world.call(connection_secret(world), "echo", ECHO).text
+
+    # Everything deleted in one go, the Secrets with the host's token included.
+    instance = world.status(EVERYTHING)["instanceId"]
+    connection = world.status(CONNECTION)["connectionId"]
+    current = connection_secret(world)
+    documents = [d for d in quickstart.load(world.stack.host.manifests, world.stack.image) if d["kind"] != "Namespace"]
+    text = yaml.safe_dump_all(documents)
+    world.stack.parts.cluster.kubectl("delete", "-f", "-", "--timeout=60s", stdin=text, seconds=90)
+    for target in (CONNECTION, EVERYTHING, HELLO, TOOLBOX):
+        assert world.find(target) is None
+    assert world.containers() == []
+    assert world.networks() == []
+    assert world.grants_on_disk() == []
+    until("without its Secret", lambda: world.secret(*SECRET) is None)
+    assert world.refusal(current, "echo", ECHO) is not None
+    closed = f"""
+        SELECT i.delete_reason, c.delete_reason FROM account_tool_instances i
+        JOIN agent_mcp_connections c ON c.mcp_server_instance_id = i.id
+        WHERE i.id = '{instance}' AND c.id = '{connection}'
+          AND i.deleted_at IS NOT NULL AND c.deleted_at IS NOT NULL"""  # noqa: S608 - ids of our own objects
+    assert until("closed rows", lambda: world.rows(closed)) == [("deleted", "deleted")]
+
+
+def test_kubectl_get_shows_what_a_person_wants_to_know(world: World) -> None:
+    kubectl = world.stack.parts.cluster.kubectl
+    servers = kubectl("get", "mcps", "-A").splitlines()
+    assert servers[0].split()[:2] == ["NAMESPACE", "NAME"]
+    for column in ("PHASE", "READY", "TOOLBOX", "IMAGE", "TOOLS", "CONNECTIONS", "AGE"):
+        assert column in servers[0]
+    row = next(line for line in servers if " everything " in line).split()
+    assert "Active" in row and "True" in row and "tbx-1" in " ".join(row)
+    assert "Connected" in kubectl("get", "amc", "-A")
+    assert "Ready" in kubectl("get", "tbx", "-A")
+    assert "everything" in kubectl("get", "mcp", "-A"), "the category"
+
+
+def test_describe_tells_the_story_in_events(world: World) -> None:
+    def described() -> str:
+        return world.stack.parts.cluster.kubectl("describe", EVERYTHING.resource, "-n", EVERYTHING.namespace)
+
+    until("an event about readiness", described, lambda text: "Events:" in text and "Ready" in text.split("Events:")[1])
+
+
+def test_a_container_removed_by_hand_comes_back(world: World) -> None:
+    lost = world.status(HELLO)["container"]["id"]
+    world.stack.parts.engine.docker("rm", "--force", lost)
+
+    def replaced() -> str | None:
+        status = world.status(HELLO)
+        container = status.get("container") or {}
+        return container.get("id") if status["phase"] == "Active" else None
+
+    found = until("replaced", replaced, lambda id_: id_ not in (None, lost), seconds=60)
+    assert found in world.containers(running_only=True)
+
+
+def test_a_connection_from_a_namespace_that_is_not_shared_with_is_denied(world: World) -> None:
+    world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "Same"}}}})
+    denied = Target("AgentMCPConnection", "team-a", "outsider")
+    world.stack.parts.cluster.apply(
+        [
+            {
+                "apiVersion": "magictoolbox.dev/v1alpha1",
+                "kind": "AgentMCPConnection",
+                "metadata": {"name": denied.name, "namespace": denied.namespace},
+                "spec": {"agent": {"name": "bot"}, "serverRef": {"name": "hello", "namespace": "mcp-system"}},
+            }
+        ]
+    )
+    condition = world.await_condition(denied, "Accepted", "False", "NotPermitted")
+    assert "sharing" in condition["message"]
+    assert world.status(denied)["phase"] == "Denied"
+    world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "All"}}}})
+    world.await_status(denied, phase="Connected")
+
+
+def test_the_operator_killed_and_started_again_changes_nothing(world: World) -> None:
+    before = world.status(EVERYTHING)["container"]["id"]
+    secret = connection_secret(world)
+    operator = world.stack.operator
+    assert operator.child is not None
+    operator.child.kill()
+    try:
+        assert "round trip" in world.call(secret, "echo", ECHO).text, "agents work without the operator"
+    finally:
+        operator.start()
+    world.await_condition(EVERYTHING, "Ready", "True")
+    assert world.status(EVERYTHING)["container"]["id"] == before
+    assert connection_secret(world) == secret
