@@ -7,7 +7,7 @@ PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
 
-.PHONY: help setup prepare demo test test-unit test-crds verify fmt lint types crds lock clean
+.PHONY: help setup prepare demo test test-unit test-crds verify fmt lint types crds lock clean purge
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -54,5 +54,9 @@ crds: $(STAMP) ## writes crds/ from the pydantic models
 lock: $(STAMP) ## raises requirements/dev.lock to the newest allowed versions
 	$(BIN)/pip-compile --upgrade --allow-unsafe --extra=dev --extra=dtma --extra=operator --generate-hashes --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file=requirements/dev.lock --strip-extras pyproject.toml
 
-clean: ## removes .venv and caches of tools; the download cache stays in ~/.cache/magic-toolbox
+clean: ## removes .venv and caches of tools; what was downloaded and built stays (make purge)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build
+
+purge: ## removes the downloads, builds and base images that demo and test keep to start fast
+	rm -rf "$${MAGIC_TOOLBOX_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/magic-toolbox}" /var/cache/magic-toolbox
+	docker images --quiet --filter 'reference=magic-toolbox/*' | sort -u | xargs --no-run-if-empty docker rmi --force

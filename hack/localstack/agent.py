@@ -53,19 +53,30 @@ async def call(secret: Mapping[str, str], tool: str, arguments: dict[str, Any]) 
     return Answer(tools, text, seconds)
 
 
+EXPECTED = (OSError, TimeoutError, httpx2.HTTPError, MCPError)
+"""What a conversation over a network may end with; anything else is a defect and stays as it is."""
+
+
 @contextmanager
 def readable_errors() -> Generator[None]:
     """Turns what a failed conversation raises (often groups of exceptions) into one sentence."""
+    # Not `except*`: what is raised there arrives wrapped in a group.
     try:
         yield
-    except* (OSError, TimeoutError, httpx2.HTTPError, MCPError) as group:
+    except EXPECTED as error:
+        raise SetupError(f"the agent's call failed: {type(error).__name__}: {error}") from error
+    except ExceptionGroup as group:
+        if group.split(EXPECTED)[1] is not None:
+            raise
         reasons = "; ".join(f"{type(error).__name__}: {error}" for error in _leaves(group))
         raise SetupError(f"the agent's call failed: {reasons}") from group
 
 
-def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(cast("BaseExceptionGroup[Exception]", error))
-        else:
-            yield error
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    pending: list[Exception] = [group]
+    while pending:
+        match pending.pop(0):
+            case ExceptionGroup(exceptions=inner):
+                pending[:0] = cast("tuple[Exception, ...]", inner)
+            case error:
+                yield error

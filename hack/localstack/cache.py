@@ -7,11 +7,14 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
 from localstack.progress import say
+
+UNUSED_SECONDS = 7 * 24 * 3600.0
 
 
 def root() -> Path:
@@ -58,6 +61,15 @@ def ensure(name: str, build: Callable[[Path], None], *, folder: Path | None = No
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def prune(folder: Path, pattern: str, keep: str) -> None:
+    """Removes other versions of something that no run has used for a week; marks `keep` as used now."""
+    os.utime(folder / keep)
+    oldest = time.time() - UNUSED_SECONDS
+    for path in folder.glob(pattern):
+        if path.name != keep and path.is_dir() and path.stat().st_mtime < oldest:
+            shutil.rmtree(path)
 
 
 def content_hash(parts: Iterable[bytes | str]) -> str:

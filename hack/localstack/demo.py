@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import signal
 import sys
 import threading
@@ -12,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from localstack import agent, cache, postgres, quickstart, stack
+from localstack import agent, postgres, quickstart, stack
 from localstack.prepare import interrupt
 from localstack.processes import Supervisor
 from localstack.progress import SetupError, say
@@ -121,12 +120,6 @@ def run(once: bool) -> None:
             if not once:
                 print(f"\n{look_around(running)}\n\nIt stays up until Ctrl-C, which removes all of it.", flush=True)
                 stay(supervisor)
-        except SetupError:
-            kept = cache.root() / "logs" / "last-failure"
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(supervisor.logs, kept)
-            say(f"the logs of all parts are kept in {kept}")
-            raise
         finally:
             # From here on only the clean-up counts; a second Ctrl-C must not cut it short.
             signal.signal(signal.SIGINT, signal.SIG_IGN)

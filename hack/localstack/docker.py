@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +28,28 @@ class Engine:
         return capture(["docker", *args], seconds=seconds, stdin=stdin)
 
 
-def running_version() -> str | None:
-    """Version of the engine behind the machine's socket; None when nothing answers."""
-    if shutil.which("docker") is None or not SOCKET.exists():
+def running_version(socket: Path = SOCKET) -> str | None:
+    """Version of the engine behind a socket; None when nothing answers."""
+    if shutil.which("docker") is None or not socket.exists():
         return None
     try:
-        return capture(["docker", "version", "--format", "{{.Server.Version}}"], seconds=10).strip()
+        argv = ["docker", "--host", f"unix://{socket}", "version", "--format", "{{.Server.Version}}"]
+        return capture(argv, seconds=10).strip()
     except SetupError:
         return None
+
+
+def launch(supervisor: Supervisor, argv: Sequence[str] = ("dockerd",), socket: Path = SOCKET) -> Engine:
+    """Starts an engine for this run and waits until it answers."""
+    # It has to outlive a crash of this run by a moment: the janitor removes our containers through it first.
+    token = f"engine-{supervisor.token}"
+    supervisor.leave_to_janitor({"kill": token}, late=True)
+    child = supervisor.start(Command("dockerd", argv, death_signal=None), token=token)
+    child.wait_until(lambda: running_version(socket) is not None, 60, "answering")
+    version = running_version(socket)
+    if version is None:
+        raise child.explain("stopped answering")
+    return Engine(version, child)
 
 
 def ensure(supervisor: Supervisor) -> Engine:
@@ -49,12 +64,4 @@ def ensure(supervisor: Supervisor) -> Engine:
         if version := running_version():
             return Engine(version, None)
     with step("Docker engine"):
-        # It has to outlive a crash of this run by a moment: the janitor removes our containers through it first.
-        token = f"engine-{supervisor.token}"
-        supervisor.leave_to_janitor({"kill": token}, late=True)
-        child = supervisor.start(Command("dockerd", ["dockerd"], death_signal=None), token=token)
-        child.wait_until(lambda: running_version() is not None, 60, "answering")
-        version = running_version()
-        if version is None:
-            raise child.explain("stopped answering")
-        return Engine(version, child)
+        return launch(supervisor)

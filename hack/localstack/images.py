@@ -29,6 +29,7 @@ QUICKSTART_PREFIX = "registry.example.com/magic-toolbox/mcp-"
 
 LOCAL = "magic-toolbox"
 PULLED = {"python": "python:3.11-slim-bookworm", "node": "node:22-bookworm-slim"}
+SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 RECIPE = "1"
 """Raise it when the way images are built changes."""
 
@@ -118,7 +119,11 @@ def _vendor(context: Path, kind: str) -> None:
     npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     argv = [str(wheel / "bin" / "node"), str(npm), "ci", "--prefix", str(vendor)]
     argv += ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
-    run_step(title, argv, log, seconds=300)
+    environment = dict(os.environ)
+    if SYSTEM_AUTHORITIES.exists():
+        # Node.js brings its own list, and misses a company's authority that the machine trusts.
+        environment.setdefault("NODE_EXTRA_CA_CERTS", str(SYSTEM_AUTHORITIES))
+    run_step(title, argv, log, seconds=300, env=environment)
 
 
 def _build(engine: Engine, context: Path, image: str) -> None:
@@ -154,9 +159,7 @@ def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
         store.child.stop()
 
     stored = cache.ensure(slot, build)
-    for old in cache.root().glob(f"image-{name}-*"):
-        if old.name != slot:
-            shutil.rmtree(old, ignore_errors=True)
+    cache.prune(cache.root(), f"image-{name}-*", slot)
     return stored / "blobs"
 
 

@@ -44,6 +44,32 @@ def strip_validations(node: object) -> object:
     return node
 
 
+def admit_empty_strings(node: object) -> object:
+    """A copy of a schema whose possibly empty strings may be null, for 1.20 built with a newer Go than its own.
+
+    Such a server takes an empty string in a custom resource for null (it compares addresses of zero values, which
+    later Go shares) and refuses it. Kubernetes' own builds do not.
+    """
+    if isinstance(node, dict):
+        mapping = cast("dict[str, object]", node)
+        copied = {key: value if key == "anyOf" else admit_empty_strings(value) for key, value in mapping.items()}
+        bounded = mapping.keys() & {"minLength", "enum", "format"}
+        return {**copied, "nullable": True} if mapping.get("type") == "string" and not bounded else copied
+    if isinstance(node, list):
+        return [admit_empty_strings(item) for item in cast("list[object]", node)]
+    return node
+
+
+def for_old_servers(crd: Manifest) -> Manifest:
+    """The CRD as a server before 1.25 takes it."""
+    adapted = cast("Manifest", strip_validations(crd))
+    for version in adapted["spec"]["versions"]:
+        properties = version["schema"]["openAPIV3Schema"]["properties"]
+        for part in properties.keys() & {"spec", "status"}:
+            properties[part] = admit_empty_strings(properties[part])
+    return adapted
+
+
 def load_manifests(folder: Path) -> list[Manifest]:
     """All objects of a folder's YAML files, in the order of the file names."""
     found: list[Manifest] = []
@@ -109,7 +135,7 @@ class Cluster:
         if not crds:
             raise SetupError(f"no CRDs in {folder}: run make crds")
         if not self.has_cel:
-            crds = [cast("Manifest", strip_validations(crd)) for crd in crds]
+            crds = [for_old_servers(crd) for crd in crds]
         self.apply(crds)
         names = [f"crd/{crd['metadata']['name']}" for crd in crds]
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)

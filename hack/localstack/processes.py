@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from localstack.progress import SetupError, tail
+from localstack.progress import SetupError, say, tail
 
 MARK_VARIABLE = "MAGIC_TOOLBOX_STACK"
 """Environment variable by which every process of one run, grandchildren included, can be recognised."""
@@ -88,17 +89,20 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL to the process group, and waits for its end: the crash of tests."""
-        self._signal(signal.SIGKILL)
-        self._process.wait(timeout=10)
+        if self.running():
+            self._signal(signal.SIGKILL)
+            self._process.wait(timeout=10)
 
     def stop(self, grace: float = 10.0) -> None:
         """SIGTERM, after `grace` seconds SIGKILL, both to the whole process group."""
-        if self.running():
-            self._signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=grace)
-        self._signal(signal.SIGKILL)
-        self._process.wait(timeout=10)
+        if not self.running():
+            # Its number may belong to somebody else by now; members of its group that are left are the janitor's.
+            return
+        self._signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         # The group can be empty already; that is what is wanted.
@@ -162,8 +166,10 @@ def launcher(command: Command) -> list[str]:
 class Supervisor:
     """Starts children, keeps their logs in one folder, and stops them in reverse order."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, keep: Path | None = None) -> None:
+        """`keep`: where a copy of the logs stays when the run fails; the logs themselves go with the run."""
         self.logs = logs
+        self._keep = keep
         self.token = secrets.token_hex(16)
         self._children: list[Child] = []
         self._janitor: subprocess.Popen[bytes] | None = None
@@ -192,6 +198,8 @@ class Supervisor:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(value, SetupError):
+            self.fail(value)
         self.close()
 
     @property
@@ -249,17 +257,25 @@ class Supervisor:
 
     def close(self) -> None:
         """Stops all children, last started first, then lets the janitor remove the rest and waits for it."""
-        for child in reversed(self.children()):
+        children = self.children()
+        for child in reversed(children):
             # The others are the janitor's: it needs them for the clean-up (a Docker engine) and ends them last.
             if child.command.death_signal is not None:
                 child.stop()
         with self._lock:
             self._children.clear()
             janitor, self._janitor = self._janitor, None
-        if janitor is not None and janitor.stdin is not None:
-            if self._outer_mark is None:
-                os.environ.pop(MARK_VARIABLE, None)
-            else:
-                os.environ[MARK_VARIABLE] = self._outer_mark
-            janitor.stdin.close()
-            janitor.wait(timeout=90)
+        if janitor is None or janitor.stdin is None:
+            return
+        if self._keep is not None and isinstance(self._failure, SetupError):
+            shutil.rmtree(self._keep, ignore_errors=True)
+            shutil.copytree(self.logs, self._keep)
+            say(f"the logs of all parts are kept in {self._keep}")
+        if self._outer_mark is None:
+            os.environ.pop(MARK_VARIABLE, None)
+        else:
+            os.environ[MARK_VARIABLE] = self._outer_mark
+        janitor.stdin.close()
+        janitor.wait(timeout=90)
+        for child in children:
+            child.stop()

@@ -103,6 +103,7 @@ def _copied(sources: Path) -> Runtime:
             _copy_interpreter(folder)
 
     home = cache.ensure(f"runtime-{key}", build, folder=cache.shared_root())
+    cache.prune(cache.shared_root(), "runtime-*", home.name)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     environment = {
         "PYTHONHOME": str(home),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localstack import docker, images, kubernetes, parallel, postgres, registry
+from localstack import cache, docker, images, kubernetes, parallel, postgres, registry
 from localstack.docker import Engine
 from localstack.host import Host
 from localstack.kubernetes import Cluster
@@ -26,7 +26,7 @@ def workspace(prefix: str = "magic-toolbox-") -> Generator[Supervisor]:
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     # Unprivileged servers have to reach their own folders below it; what is secret has modes of its own.
     folder.chmod(0o755)
-    with Supervisor(folder / "logs") as supervisor:
+    with Supervisor(folder / "logs", keep=cache.root() / "logs" / "last-failure") as supervisor:
         supervisor.leave_to_janitor({"folder": str(folder)}, late=True)
         yield supervisor
 

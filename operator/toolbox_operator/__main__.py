@@ -22,7 +22,7 @@ from toolbox_operator.runtime import Fenced, Settings, SystemClock
 from toolbox_operator.settings import parse
 from toolbox_operator.wiring import Build, Leader, WatchStale, end, open_record, reconcilers
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("toolbox_operator")
 
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
 """Exit codes: asked to stop; must be started anew; will not work by starting anew."""

@@ -14,12 +14,12 @@ from toolbox_operator.health import Health
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.kube.api import LEASES, RESOURCE_OF, SECRETS, KubeError, Resource
 from toolbox_operator.kube.cache import EventType, ObjectCache, SecretCache
-from toolbox_operator.kube.client import KubeClient
+from toolbox_operator.kube.client import READ_DEADLINE, KubeClient
 from toolbox_operator.kube.elector import Elector
 from toolbox_operator.kube.freshness import WatchJudge
 from toolbox_operator.kube.login import Login
 from toolbox_operator.kube.recorder import Recorder
-from toolbox_operator.kube.rest import KubeRest
+from toolbox_operator.kube.rest import KubeRest, collection_path
 from toolbox_operator.kube.watch import Watches
 from toolbox_operator.measured import MeasuredHost
 from toolbox_operator.metrics import Metrics
@@ -79,6 +79,7 @@ class Leader:
         timings = settings.timings
         self._timings = timings
         self._elector = elector
+        self._rest = rest
         self._record = record
         self._metrics = metrics
         self.cache = ObjectCache()
@@ -168,7 +169,7 @@ class Leader:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead until `stop` is set (then drain), or until something ends leadership or sight (then raise)."""
-        watching = asyncio.create_task(self._watches.run(), name="watches")
+        watching = asyncio.create_task(self._watch(), name="watches")
         recording = asyncio.create_task(self.recorder.run(), name="events")
         working = asyncio.create_task(self._work(), name="workers")
         judging = asyncio.create_task(self._judge_health(), name="watch health")
@@ -189,6 +190,25 @@ class Leader:
             await end([working, judging, recording, writing, stopping])
             await self.hosts.aclose()
             await self._watches.stop(watching)
+
+    async def _watch(self) -> None:
+        """kopf looks for the kinds once, at its start: it must not start before they are there."""
+        missing = list(RESOURCE_OF.values())
+        while missing:
+            if await self._served(missing[-1]):
+                missing.pop()
+            else:
+                await asyncio.sleep(RELIST_RETRY * random.uniform(0.8, 1.2))
+        self._judge.start()
+        await self._watches.run()
+
+    async def _served(self, resource: Resource) -> bool:
+        try:
+            await self._rest.request("GET", collection_path(resource), deadline=READ_DEADLINE, query={"limit": "1"})
+        except KubeError as error:
+            log.warning("kind not served; are the CRDs installed?", kind=resource.kind, error=str(error))
+            return False
+        return True
 
     async def _work(self) -> None:
         """The start barrier, then workers and relists side by side."""
@@ -270,11 +290,14 @@ def live_of(cache: ObjectCache) -> Live:
 
 
 async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel what still runs and wait for it; what had failed stays to be raised by whoever asked."""
+    """Cancel what still runs and wait for it. Its errors are the caller's to ask for; here they are only logged."""
     for task in tasks:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("ended with an error", task=task.get_name(), error=repr(error))
 
 
 def open_record(settings: Settings, elector: Elector, clock: Clock, metrics: Metrics) -> Record:

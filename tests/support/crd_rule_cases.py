@@ -122,13 +122,6 @@ RULES: tuple[RuleCase, ...] = (
         )
     ),
     RuleCase(
-        "a variable set twice",
-        SERVER,
-        {"spec.env": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]},
-        "spec.env",
-        "each variable may be set once: remove the entries that repeat a name",
-    ),
-    RuleCase(
         "a variable without a value",
         SERVER,
         {"spec.env": [{"name": "TZ"}]},

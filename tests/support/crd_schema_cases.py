@@ -13,15 +13,17 @@ class SchemaCase:
     """A mistake that the schema refuses.
 
     `served` is what both API servers say, `strict` what only those with strict field validation (≥ 1.25) say:
-    older ones drop unknown fields. `ours` is the operator's text; None where only the API server checks.
+    older ones drop unknown fields. `older` is `served` in the words of
+    servers before 1.25 where they differ. `ours` is the operator's text.
     """
 
     name: str
     kind: Kind
     edits: Edits
-    ours: str | None
+    ours: str
     served: str | None = None
     strict: str | None = None
+    older: str | None = None
 
 
 SCHEMA: tuple[SchemaCase, ...] = (
@@ -37,7 +39,7 @@ SCHEMA: tuple[SchemaCase, ...] = (
         SERVER,
         {"spec.port": 3001.5},
         "spec.port: must be a whole number",
-        served="spec.port in body must be of type integer",
+        served="spec.port in body must be of type int",
     ),
     SchemaCase(
         "a switch written as text",
@@ -52,6 +54,7 @@ SCHEMA: tuple[SchemaCase, ...] = (
         {"spec.env": [{"name": "DEBUG", "value": 1}]},
         "spec.env[0].value: must be text; put it in quotes",
         served="spec.env[0].value in body must be of type string",
+        older="spec.env.value in body must be of type string",
     ),
     SchemaCase(
         "an item of the wrong type",
@@ -59,6 +62,7 @@ SCHEMA: tuple[SchemaCase, ...] = (
         {"spec.args": ["--port", 3001]},
         "spec.args[1]: must be text; put it in quotes",
         served="spec.args[1] in body must be of type string",
+        older="spec.args in body must be of type string",
     ),
     SchemaCase(
         "one text instead of a list",
@@ -170,7 +174,8 @@ SCHEMA: tuple[SchemaCase, ...] = (
         SERVER,
         {"spec.args": ["x" * 4097]},
         "spec.args[0]: must have at most 4096 characters",
-        served="spec.args[0]: Too long: may not be",
+        served="spec.args[0]: Too long: may not be more than 4096",
+        older="spec.args in body should be at most 4096 chars long",
     ),
     SchemaCase(
         "a number that is too small",
@@ -201,11 +206,20 @@ SCHEMA: tuple[SchemaCase, ...] = (
         served="spec.expose.tools.deny",
     ),
     SchemaCase(
-        "the same entry twice",
+        "a variable set twice",
+        SERVER,
+        {"spec.env": [{"name": "TZ", "value": "UTC"}, {"name": "TZ", "value": "CET"}]},
+        "spec.env: TZ is there more than once; keep one",
+        served='spec.env[1]: Duplicate value: {"name":"TZ"}',
+        older="spec.env[1]: Duplicate value",
+    ),
+    SchemaCase(
+        "a pull secret named twice",
         SERVER,
         {"spec.imagePullSecrets": [{"name": "registry"}, {"name": "registry"}]},
-        None,
-        served="spec.imagePullSecrets[1]: Duplicate value",
+        "spec.imagePullSecrets: registry is there more than once; keep one",
+        served='spec.imagePullSecrets[1]: Duplicate value: {"name":"registry"}',
+        older="spec.imagePullSecrets[1]: Duplicate value",
     ),
     SchemaCase(
         "a misspelt field",

@@ -7,6 +7,8 @@ is who, and it serves custom resources only (no namespaces, no `kubectl`).
 from __future__ import annotations
 
 import ssl
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +24,7 @@ from localstack import certificates, kube_binaries
 from localstack.cache import root
 from localstack.kubernetes import REPOSITORY, kubeconfig, load_manifests
 from localstack.ports import free_port
-from localstack.processes import Command, Supervisor
+from localstack.processes import Child, Command, Supervisor
 from localstack.progress import capture, run_step
 from support.crd_api import Answer
 
@@ -66,8 +68,9 @@ class CrdServer:
         return Answer(False, answer.json()["message"], {})
 
 
-def start(supervisor: Supervisor, folder: Path) -> CrdServer:
-    """Start etcd and the server, and install the CRDs with their rules."""
+@contextmanager
+def running(supervisor: Supervisor, folder: Path) -> Generator[CrdServer]:
+    """Etcd and the server, with the CRDs and their rules installed; the supervisor stops them."""
     program = binary()
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -96,28 +99,35 @@ def start(supervisor: Supervisor, folder: Path) -> CrdServer:
     child = supervisor.start(Command("crd-server", [str(program), *arguments], cwd=folder))
     context = ssl.create_default_context(cafile=str(server.ca))
     context.load_cert_chain(pair)
-    client = httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=context, timeout=20, trust_env=False)
+    address = f"https://127.0.0.1:{port}"
+    with httpx.Client(base_url=address, verify=context, timeout=20, trust_env=False) as client:
+        child.wait_until(lambda: _ready(client), 60, "ready")
+        _install(client, child)
+        yield CrdServer(client)
 
-    def served() -> bool:
-        # The whole of /readyz never is: the informers of core objects have no server to ask.
-        try:
-            return client.get("/readyz/poststarthook/crd-informer-synced").status_code == 200
-        except httpx.TransportError:
-            return False
 
-    child.wait_until(served, 60, "ready")
+def _ready(client: httpx.Client) -> bool:
+    # The whole of /readyz never is: the informers of core objects have no server to ask.
+    try:
+        return client.get("/readyz/poststarthook/crd-informer-synced").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _install(client: httpx.Client, child: Child) -> None:
     crds = load_manifests(REPOSITORY / "crds")
     for crd in crds:
         answer = client.post(_CRDS, params={"fieldValidation": "Strict"}, json=crd)
-        assert answer.is_success, answer.text
+        if not answer.is_success:
+            raise child.explain(f"refused {crd['metadata']['name']}: {answer.text}")
 
-    def established() -> bool:
-        return all(_established(client, crd["metadata"]["name"]) for crd in crds) and all(
-            _lists(client, crd["spec"]["names"]["plural"]) for crd in crds
+    def served() -> bool:
+        return all(
+            _established(client, crd["metadata"]["name"]) and _lists(client, crd["spec"]["names"]["plural"])
+            for crd in crds
         )
 
-    child.wait_until(established, 30, "serving the CRDs")
-    return CrdServer(client)
+    child.wait_until(served, 30, "serving the CRDs")
 
 
 def _established(client: httpx.Client, name: str) -> bool:

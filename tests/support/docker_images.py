@@ -30,6 +30,11 @@ def docker(*arguments: str, stdin: bytes | None = None) -> str:
     return done.stdout.decode().strip()
 
 
+def command(*words: str) -> str:
+    """Run a program of the host; its output."""
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=_DEADLINE).stdout
+
+
 def busybox_image() -> str:
     """Reference of the tiny image, imported if the engine doesn't have it."""
     archive = _root_filesystem(_busybox())

@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,7 @@ from toolbox_dtma.link.messages import (
     InstanceRoute,
     KeyRing,
     Message,
+    Pong,
     ProbeRequest,
     ProbeResult,
     SigningKey,
@@ -121,6 +122,7 @@ class ScriptedDtma:
         self._contents = Change(keyring=new_key_ring())
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
+        self.pongs: list[int] = []
         self._probes: dict[int, asyncio.Future[ProbeResult]] = {}
         self._server: asyncio.Server | None = None
 
@@ -164,10 +166,12 @@ class ScriptedDtma:
                             writer.write(encode_frame(part))
                 elif isinstance(message, Ack) and peer is not None:
                     peer.acked.append(message.revision)
+                elif isinstance(message, Pong):
+                    self.pongs.append(message.nonce)
                 elif isinstance(message, ProbeResult):
                     self._probes.pop(message.probe).set_result(message)
         finally:
-            if peer in self._peers and peer is not None:
+            if peer in self._peers:
                 self._peers.remove(peer)
             writer.close()
 
@@ -460,7 +464,7 @@ class World:
 
 
 @contextmanager
-def running_world(**options: Any) -> Iterator[World]:
+def running_world(**options: Any) -> Generator[World]:
     """A started world that is stopped and removed at the end."""
     world = World(**options)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +58,7 @@ class RealServer:
 
 
 @contextmanager
-def real_server(*, json_response: bool = False) -> Iterator[RealServer]:
+def real_server(*, json_response: bool = False) -> Generator[RealServer]:
     """An SDK server on loopback, in a thread."""
     server, begun = everyday_server()
     port = free_port()
@@ -109,7 +109,7 @@ async def _accepted(_request: web.BaseRequest, _seen: Seen) -> web.StreamRespons
 
 
 @contextmanager
-def scripted_server(answer: Answer = _accepted) -> Iterator[ScriptedServer]:
+def scripted_server(answer: Answer = _accepted) -> Generator[ScriptedServer]:
     """A raw HTTP server on loopback, in a thread."""
     threads = LoopThread()
     script = ScriptedServer(0, answer)
@@ -123,7 +123,7 @@ def scripted_server(answer: Answer = _accepted) -> Iterator[ScriptedServer]:
         finally:
             script.open -= 1
 
-    async def start() -> tuple[asyncio.Server, web.Server[web.BaseRequest]]:
+    async def start() -> tuple[asyncio.Server, web.Server]:
         http = web.Server(handle, handler_cancellation=True)
         server = await asyncio.get_running_loop().create_server(http, HOST, 0)
         script.port = server.sockets[0].getsockname()[1]

@@ -7,12 +7,13 @@ import base64
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from support.conditions import check_conditions
 from support.memory_host import FakeHost, Machine
 from support.memory_kube import MemoryKube
+from support.operator_fakes import Leading, ManualClock
 from toolbox_operator.api.meta import LABEL_CONNECTION, Body, Key, Kind
 from toolbox_operator.hosts.api import HostSettings
 from toolbox_operator.hosts.registry import Hosts
@@ -28,40 +29,6 @@ from toolbox_operator.wiring import reconcilers
 
 CLUSTER_ID = "7f8a1c58-6f0e-4b0e-9a57-2f0d4d6c1d11"
 NS = "mcp-system"
-
-
-@dataclass
-class FakeClock:
-    """Stands still until told."""
-
-    wall: datetime = datetime(2026, 6, 1, 12, tzinfo=UTC)
-    ticks: float = 1000.0
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.ticks
-
-    def advance(self, seconds: float) -> None:
-        self.wall += timedelta(seconds=seconds)
-        self.ticks += seconds
-
-
-@dataclass
-class FakeLeadership:
-    """A leader, until told otherwise."""
-
-    owner: str = CLUSTER_ID
-    epoch: int = 3
-    lost: bool = False
-
-    def check(self) -> None:
-        if self.lost:
-            raise Fenced("the lease ran out")
-
-    async def raise_epoch(self, above: int) -> None:
-        self.epoch = above + 1
 
 
 @dataclass
@@ -106,7 +73,7 @@ class Crash(BaseException):
 class FakeQueue:
     """Real queues on the fake clock, drained by `World.settle`."""
 
-    def __init__(self, clock: FakeClock):
+    def __init__(self, clock: ManualClock):
         self.clock = clock
         self.kinds = {kind: KeyQueue() for kind in Kind}
 
@@ -121,12 +88,12 @@ class World:
     """One operator process, replaceable (`restart`), on a cluster and machines that outlive it."""
 
     def __init__(self) -> None:
-        self.clock = FakeClock()
+        self.clock = ManualClock(seconds=0.0, epoch=datetime(2026, 6, 1, 12, tzinfo=UTC))
         self.kube = MemoryKube(self._written)
         self.machines: dict[str, Machine] = {}
         self.store = FakeStore()
         self.events = FakeEvents()
-        self.leadership = FakeLeadership()
+        self.leadership = Leading(owner=CLUSTER_ID, epoch=3)
         self.errors: dict[tuple[Kind, Key], BaseException] = {}
         self.passes = 0
         self._begin()

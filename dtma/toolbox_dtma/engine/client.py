@@ -246,9 +246,12 @@ def _message(body: bytes) -> str:
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    while line := await response.content.readline():
-        if line.strip():
-            yield line
+    try:
+        while line := await response.content.readline():
+            if line.strip():
+                yield line
+    except ValueError as error:
+        raise DockerRefused(0, "the Docker Engine sent an endless line") from error
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[DockerEvent]:

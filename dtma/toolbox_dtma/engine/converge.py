@@ -49,6 +49,8 @@ class Converger:
         self._retry_at = 0.0
         self._last_step: tuple[Do, str, str] | None = None
         self._idle_steps = 0
+        self._following = False
+        """Whether the engine was followed since the last look, so that an exit is seen when it happens."""
 
     @property
     def wanted(self) -> Wanted | None:
@@ -81,11 +83,21 @@ class Converger:
 
     def engine_lost(self, message: str) -> None:
         """Report at once that nothing is known; what is running may well go on."""
+        self._following = False
+        wanted, seen = self._wanted, self._seen
+        if (
+            wanted is not None
+            and seen is not None
+            and (seen.reason, seen.generation, seen.inputs_hash)
+            == (InstanceReason.ENGINE_UNAVAILABLE, wanted.desired.generation, wanted.desired.inputs_hash)
+        ):
+            # Known already; the next error text is not news.
+            return
         self._report_blind(InstanceReason.ENGINE_UNAVAILABLE, f"The host's Docker Engine does not answer: {message}")
 
     async def run(self) -> None:
         """Converge until the instance is removed."""
-        self._seen = None
+        self._seen, self._following = None, False
         while self.busy:
             self._wake.clear()
             self._changed.clear()
@@ -169,7 +181,8 @@ class Converger:
 
     def _situation(self, observed: Observed, reference: Reference | None) -> Situation:
         desired, memory, now = observed.wanted.desired, self._memory, self._world.clock()
-        memory.count(desired.state, observed.candidates, now, self._world.timings)
+        memory.count(desired.state, observed.candidates, now, self._world.timings, witnessed=self._following)
+        self._following = True
         image_id = memory.image(desired, reference, observed.candidates) if reference else None
         return Situation(
             state=desired.state,

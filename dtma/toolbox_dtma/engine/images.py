@@ -160,6 +160,8 @@ class Images:
                     last = index + 1 >= len(matching)
                     if last or failure.reason is not InstanceReason.REGISTRY_UNAUTHORIZED:
                         raise
+        # An image may have got its first repository digest by this.
+        self._digests.clear()
         image = await self.local(reference)
         if image is None:
             raise Failure(

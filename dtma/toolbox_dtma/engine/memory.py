@@ -34,7 +34,15 @@ class Memory:
         """Restarts of a container since it was created."""
         return self._restart.restarts if self._restart.container_id == container_id else 0
 
-    def count(self, state: InstanceState, candidates: Sequence[Candidate], now: float, timings: Timings) -> None:
+    def count(
+        self,
+        state: InstanceState,
+        candidates: Sequence[Candidate],
+        now: float,
+        timings: Timings,
+        *,
+        witnessed: bool = True,
+    ) -> None:
         """Take note of containers at rest: meant to, or after an exit that has to wait for its restart."""
         for item in candidates:
             container = item.container
@@ -51,6 +59,7 @@ class Memory:
                         uptime=container.uptime,
                         now=now,
                         timings=timings,
+                        witnessed=witnessed,
                     )
                 )
 

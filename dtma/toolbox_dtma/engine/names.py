@@ -1,7 +1,7 @@
 """Names and labels of everything DTMA makes on a host. Each has one constructor, and derives from the hostId.
 
 >>> HostNames("7c5e4d6a-0f3b-4a53-9a43-0c1f9a5f8f11").bridge_prefix
-'mtbd37c6e'
+'mtb669c1e'
 """
 
 from __future__ import annotations

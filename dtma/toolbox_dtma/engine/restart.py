@@ -21,13 +21,25 @@ class RestartState:
 
 
 def after_exit(
-    state: RestartState, *, container_id: str, incarnation: str, uptime: float, now: float, timings: Timings
+    state: RestartState,
+    *,
+    container_id: str,
+    incarnation: str,
+    uptime: float,
+    now: float,
+    timings: Timings,
+    witnessed: bool = True,
 ) -> RestartState:
-    """Count an exit once: the delay doubles, unless the container had been up long enough."""
+    """Count an exit once: the delay doubles, unless the container had been up long enough.
+
+    One that happened while the engine or DTMA was away has no delay: it most likely went down with them.
+    """
     if state.container_id != container_id:
         state = RestartState(container_id=container_id)
     if state.exit_seen == incarnation:
         return state
+    if not witnessed:
+        return RestartState(container_id, state.restarts, state.delay, incarnation, now)
     fresh = state.delay == 0.0 or uptime >= timings.restart_reset
     delay = timings.restart_first if fresh else min(state.delay * 2, timings.restart_max)
     return RestartState(container_id, state.restarts, delay, incarnation, now + delay)

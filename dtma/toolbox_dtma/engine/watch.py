@@ -39,17 +39,20 @@ class Watch:
         """Watch until cancelled."""
         timings = self._world.timings
         delay = timings.reconnect_first
+        away = False
         while True:
             try:
                 # Subscribed before looking, so that nothing falls between.
                 async with self._world.client.events({LABEL_HOST: self._world.names.host_id}) as events:
                     await self._connected()
-                    delay = timings.reconnect_first
+                    delay, away = timings.reconnect_first, False
                     await self._until_either_ends(self._follow(events), self._resync_now_and_then())
                 reason = "its event stream ended"
             except (EngineUnavailable, DockerRefused) as error:
                 reason = str(error)
-            self._lost(reason)
+            if not away:
+                self._lost(reason)
+                away = True
             await asyncio.sleep(self._world.jittered(delay))
             delay = min(delay * 2, timings.reconnect_max)
 

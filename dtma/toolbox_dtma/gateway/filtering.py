@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, cast
 
 from toolbox_dtma.gateway.strictjson import DECODER, NotJson, Repeated
@@ -21,16 +20,6 @@ class Undecidable(Exception):
     """Whether a hidden tool is inside cannot be told, so none of it may leave."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A value inside the text."""
-
-    key: str
-    start: int
-    end: int
-    value: Any
-
-
 def filter_lists(raw: bytes, exposes: Exposes) -> bytes:
     """The JSON document `raw` without the tools that `exposes` refuses.
 
@@ -42,18 +31,13 @@ def filter_lists(raw: bytes, exposes: Exposes) -> bytes:
         return raw
     try:
         text = raw.decode()
-        start = _skip(text, 0)
-        edits = list(
-            _elements_edits(text, start, exposes)
-            if text[start : start + 1] == "["
-            else _message_edits(text, start, exposes)
-        )
-        _, end = DECODER.raw_decode(text, start)
+        cutter = _Cutter(text, exposes)
+        end = cutter.document(_skip(text, 0))
     except (UnicodeDecodeError, json.JSONDecodeError, NotJson, StopIteration, RecursionError) as error:
         raise Undecidable(f"not JSON: {type(error).__name__}") from None
     if _skip(text, end) != len(text):
         raise Undecidable("data after the document")
-    return _edited(text, edits).encode() if edits else raw
+    return _edited(text, cutter.edits).encode() if cutter.edits else raw
 
 
 def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
@@ -70,37 +54,116 @@ def _skip(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _elements_edits(text: str, start: int, exposes: Exposes) -> Iterator[tuple[int, int, str]]:
-    for element in _elements(text, start):
-        yield from _message_edits(text, element.start, exposes)
+class _Cutter:
+    """Walks a document down to its tools, decoding every value once. Positions are indexes into the text.
+
+    Each method takes the position of a value and returns the one after it.
+    """
+
+    def __init__(self, text: str, exposes: Exposes):
+        self._text = text
+        self._exposes = exposes
+        self.edits: list[tuple[int, int, str]] = []
+        """(start, end, replacement) of every `result` that changes, in order."""
+
+    def document(self, start: int) -> int:
+        """A message or an array of messages."""
+        if self._text[start : start + 1] != "[":
+            return self._message(start)
+        return self._each(start, "[", "]", self._message)
+
+    def _message(self, start: int) -> int:
+        if self._text[start : start + 1] != "{":
+            return self._decode(start)[1]
+        seen: set[str] = set()
+
+        def member(position: int) -> int:
+            key, position = self._key(position)
+            if key != "result":
+                return self._decode(position)[1]
+            _once(key, seen)
+            return self._result(position)
+
+        return self._each(start, "{", "}", member)
+
+    def _result(self, start: int) -> int:
+        if self._text[start : start + 1] != "{":
+            return self._decode(start)[1]
+        seen: set[str] = set()
+        kept: list[str] = []
+        values: dict[str, Any] = {}
+        is_list = False
+
+        def member(position: int) -> int:
+            nonlocal is_list
+            key, begin = self._key(position)
+            if key == "tools":
+                _once(key, seen)
+                is_list = self._text[begin : begin + 1] == "["
+            if key == "tools" and is_list:
+                shown, end = self._tools(begin)
+                kept.append(f"{json.dumps(key)}:[{','.join(shown)}]")
+            else:
+                values[key], end = self._decode(begin)
+                if key not in _CACHE_MEMBERS:
+                    kept.append(f"{json.dumps(key)}:{self._text[begin:end]}")
+            return end
+
+        end = self._each(start, "{", "}", member)
+        if is_list:
+            # Results of a revision without caching have none of these members and get none.
+            if {"resultType", *_CACHE_MEMBERS} & values.keys():
+                kept += ('"cacheScope":"private"', f'"ttlMs":{_ttl(values.get("ttlMs"))}')
+            self.edits.append((start, end, "{" + ",".join(kept) + "}"))
+        return end
+
+    def _tools(self, start: int) -> tuple[list[str], int]:
+        """The texts of the tools that may be seen, and the position after the array."""
+        shown: list[str] = []
+
+        def element(position: int) -> int:
+            tool, end = self._decode(position)
+            if _is_exposed(tool, self._exposes):
+                shown.append(self._text[position:end])
+            return end
+
+        return shown, self._each(start, "[", "]", element)
+
+    def _each(self, start: int, opening: str, closing: str, item: Callable[[int], int]) -> int:
+        """Read a container, each of its items with `item`."""
+        text = self._text
+        if text[start : start + 1] != opening:
+            raise Undecidable("a container is missing")
+        position = _skip(text, start + 1)
+        if text[position : position + 1] == closing:
+            return position + 1
+        while True:
+            position = _skip(text, item(position))
+            separator = text[position : position + 1]
+            if separator == closing:
+                return position + 1
+            if separator != ",":
+                raise Undecidable("a comma is missing")
+            position = _skip(text, position + 1)
+
+    def _key(self, position: int) -> tuple[str, int]:
+        """A member's name and the position of its value."""
+        if self._text[position : position + 1] != '"':
+            raise Undecidable("a member name is missing")
+        key, position = self._decode(position)
+        position = _skip(self._text, position)
+        if self._text[position : position + 1] != ":":
+            raise Undecidable("a colon is missing")
+        return key, _skip(self._text, position + 1)
+
+    def _decode(self, position: int) -> tuple[Any, int]:
+        return DECODER.raw_decode(self._text, position)
 
 
-def _message_edits(text: str, start: int, exposes: Exposes) -> Iterator[tuple[int, int, str]]:
-    """(start, end, replacement) for the one value of a message that changes."""
-    if text[start : start + 1] != "{":
-        return
-    result = _one(_members(text, start), "result")
-    if result is None or not isinstance(result.value, dict):
-        return
-    members = list(_members(text, result.start))
-    tools = _one(iter(members), "tools")
-    if tools is None or not isinstance(tools.value, list):
-        return
-    yield result.start, result.end, _filtered(text, members, tools, exposes)
-
-
-def _filtered(text: str, members: list[_Span], tools: _Span, exposes: Exposes) -> str:
-    kept = [text[tool.start : tool.end] for tool in _elements(text, tools.start) if _is_exposed(tool.value, exposes)]
-    values = {span.key: span.value for span in members}
-    parts: list[str] = []
-    for span in members:
-        if span.key not in _CACHE_MEMBERS:
-            value = f"[{','.join(kept)}]" if span is tools else text[span.start : span.end]
-            parts.append(f"{json.dumps(span.key)}:{value}")
-    # Results of a revision without caching have none of these members and get none.
-    if {"resultType", *_CACHE_MEMBERS} & values.keys():
-        parts += ('"cacheScope":"private"', f'"ttlMs":{_ttl(values.get("ttlMs"))}')
-    return "{" + ",".join(parts) + "}"
+def _once(key: str, seen: set[str]) -> None:
+    if key in seen:
+        raise Undecidable(f"{key} is there twice")
+    seen.add(key)
 
 
 def _ttl(value: Any) -> int:
@@ -114,56 +177,3 @@ def _is_exposed(tool: Any, exposes: Exposes) -> bool:
         return False
     name = cast("dict[str, Any]", tool).get("name")
     return isinstance(name, str) and exposes(name)
-
-
-def _one(members: Iterator[_Span], key: str) -> _Span | None:
-    found = [member for member in members if member.key == key]
-    if len(found) > 1:
-        raise Undecidable(f"{key} is there twice")
-    return found[0] if found else None
-
-
-def _decode(text: str, position: int) -> tuple[Any, int]:
-    """The value at `position` and the position after it."""
-    return DECODER.raw_decode(text, position)
-
-
-def _members(text: str, start: int) -> Iterator[_Span]:
-    """Members of the object at `start`, with the positions of their values."""
-    position = _skip(text, start + 1)
-    if text[position : position + 1] == "}":
-        return
-    while True:
-        if text[position : position + 1] != '"':
-            raise Undecidable("a member name is missing")
-        key, position = _decode(text, position)
-        position = _skip(text, position)
-        if text[position : position + 1] != ":":
-            raise Undecidable("a colon is missing")
-        begin = _skip(text, position + 1)
-        value, position = _decode(text, begin)
-        yield _Span(key, begin, position, value)
-        position = _skip(text, position)
-        if text[position : position + 1] == "}":
-            return
-        position = _after_comma(text, position)
-
-
-def _elements(text: str, start: int) -> Iterator[_Span]:
-    """Elements of the array at `start`."""
-    position = _skip(text, start + 1)
-    if text[position : position + 1] == "]":
-        return
-    while True:
-        value, end = _decode(text, position)
-        yield _Span("", position, end, value)
-        position = _skip(text, end)
-        if text[position : position + 1] == "]":
-            return
-        position = _after_comma(text, position)
-
-
-def _after_comma(text: str, position: int) -> int:
-    if text[position : position + 1] != ",":
-        raise Undecidable("a comma is missing")
-    return _skip(text, position + 1)

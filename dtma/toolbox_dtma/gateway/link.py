@@ -25,7 +25,6 @@ from toolbox_dtma.link.messages import (
     ProbeResult,
     Snapshot,
 )
-from toolbox_dtma.wire import ProbeReport
 
 CONNECT_SECONDS = 2.0
 SEND_SECONDS = 5.0
@@ -51,7 +50,6 @@ class Link:
         state: PolicyState,
         exchanges: Exchanges,
         prober: Prober,
-        grace_seconds: float,
         log: FilteringBoundLogger,
     ):
         self._socket = socket
@@ -60,7 +58,6 @@ class Link:
         self._state = state
         self._exchanges = exchanges
         self._prober = prober
-        self._grace = grace_seconds
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True
@@ -105,15 +102,20 @@ class Link:
             self._note_away(type(error).__name__)
         finally:
             self._state.connection_lost()
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._grace, self._end_of_grace)
+            self._end_of_grace()
             writer.close()
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
 
     def _end_of_grace(self) -> None:
-        if not self._state.serving:
+        left = self._state.grace_left
+        if left is None:
+            return
+        if left > 0:
+            # Timers may fire a moment early, and an earlier loss may have started this one.
+            asyncio.get_running_loop().call_later(left + 0.005, self._end_of_grace)
+        else:
             self._exchanges.abort_all(Cause.NO_POLICY)
 
     async def _obey(
@@ -157,9 +159,6 @@ class Link:
             result = await self._prober(request)
         try:
             await self._send(writer, result)
-        except FrameError:
-            report = ProbeReport(ok=False, message="the names of its tools do not fit into 1 MiB")
-            await self._send(writer, ProbeResult(probe=request.probe, report=report))
         except (OSError, TimeoutError):
             writer.close()
 

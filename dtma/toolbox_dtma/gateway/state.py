@@ -132,7 +132,13 @@ class PolicyState:
     @property
     def serving(self) -> bool:
         """Whether the policy may be used: a snapshot came, and DTMA was there within the grace period."""
-        return self._loaded and (self._lost_at is None or self._monotonic() - self._lost_at < self._grace)
+        left = self.grace_left
+        return self._loaded and (left is None or left > 0)
+
+    @property
+    def grace_left(self) -> float | None:
+        """Seconds until the last policy must not be used any more; None while DTMA is there."""
+        return None if self._lost_at is None else self._lost_at + self._grace - self._monotonic()
 
     def apply(self, message: Snapshot | Delta) -> Applied | None:
         """Take over a message; None while parts of a snapshot are missing. Raises `PolicyOutOfOrder`."""

@@ -18,7 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
 from toolbox_dtma.gateway.link import Link
-from toolbox_dtma.gateway.probe import probe
+from toolbox_dtma.gateway.probing import Probing
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
 from toolbox_dtma.gateway.relay import Relay, new_client_session
 from toolbox_dtma.gateway.server import Gateway
@@ -68,14 +68,15 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
             ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
             backlog=BACKLOG,
         )
+        probing = Probing(log)
+        await probing.start()
         link = Link(
             settings.socket,
             worker=name,
             pid=os.getpid(),
             state=state,
             exchanges=exchanges,
-            prober=probe,
-            grace_seconds=settings.policy_grace_seconds,
+            prober=probing.probe,
             log=log,
         )
         linking = asyncio.create_task(link.run())
@@ -90,6 +91,7 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
         # Last, so that a revocation is still obeyed while calls run to their end.
         linking.cancel()
         await asyncio.gather(linking, return_exceptions=True)
+        await probing.close()
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from toolbox_dtma import __version__
 from toolbox_dtma.management import routes
-from toolbox_dtma.management.gate import Gate
+from toolbox_dtma.management.gate import Gate, unexpected
 from toolbox_dtma.management.problems import MEDIA_TYPE, Refused, problem_response
 from toolbox_dtma.management.service import Service
 from toolbox_dtma.wire import EPOCH_HEADER, OWNER_HEADER, ProblemCode
@@ -40,6 +40,8 @@ def make_app(service: Service, *, token: str) -> ASGIApp:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    # Only the answer: the framework raises it again, and the gate logs it.
+    app.add_exception_handler(Exception, _internal)
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -66,6 +68,10 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     # Never the input: a rejected value may be a secret.
     shown = (f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in problems[:8])
     return problem_response(Refused(ProblemCode.INVALID, "; ".join(shown)))
+
+
+async def _internal(_request: Request, error: Exception) -> Response:
+    return problem_response(unexpected(error))
 
 
 async def _http(_request: Request, error: Exception) -> Response:

@@ -59,8 +59,7 @@ class Gate:
             # Boundary of one request: the caller gets an answer, the log the traceback, the process goes on.
             log.exception("request failed", method=scope["method"], route=_route(scope))
             if status == 0:
-                refused = Refused(ProblemCode.INTERNAL, _explain(error))
-                await problem_response(refused)(scope, receive, counted)
+                await problem_response(unexpected(error))(scope, receive, counted)
         finally:
             self._metrics.request(scope["method"] if _route(scope) else "OTHER", _route(scope) or "unmatched", status)
 
@@ -100,7 +99,8 @@ def _route(scope: Scope) -> str:
     return getattr(route, "path", "") if route is not None else ""
 
 
-def _explain(error: Exception) -> str:
+def unexpected(error: Exception) -> Refused:
+    """What a caller is told of an error that nobody foresaw: no more than its kind."""
     if isinstance(error, OSError) and error.strerror:
-        return f"the host's state could not be written: {error.strerror}"
-    return f"see the host's log ({type(error).__name__})"
+        return Refused(ProblemCode.INTERNAL, f"the host's state could not be written: {error.strerror}")
+    return Refused(ProblemCode.INTERNAL, f"see the host's log ({type(error).__name__})")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
-from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 from pydantic.config import JsonDict
 
 from toolbox_operator.api.conditions import Conditions
@@ -17,9 +17,26 @@ INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
 LIST_MAP_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+NamedT = TypeVar("NamedT", bound=_Named)
+
+
 def _whole_number_as_text(value: object) -> object:
     # YAML reads `cpu: 1` as a number; Kubernetes takes it as the quantity "1", and so do we.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _each_name_once(entries: tuple[NamedT, ...]) -> tuple[NamedT, ...]:
+    # The API server does this for every list that is a map by name; as CEL it would cost too much.
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is there more than once; keep one")
+    return entries
 
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -114,6 +131,18 @@ class Expose(ApiModel):
     """Which tools are listed and may be called."""
 
 
+PullSecrets = Annotated[
+    tuple[LocalRef, ...],
+    Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME),
+    AfterValidator(_each_name_once),
+]
+Variables = Annotated[
+    tuple[EnvVar, ...],
+    Field(max_length=256, json_schema_extra=LIST_MAP_BY_NAME),
+    AfterValidator(_each_name_once),
+]
+
+
 class MCPServerSpec(ApiModel):
     """What to run, where, and who may connect."""
 
@@ -121,7 +150,9 @@ class MCPServerSpec(ApiModel):
     """The Toolbox to run on. Cannot change."""
     image: Image
     """Container image, like registry.example.com/team/server:1.4."""
-    image_pull_secrets: Annotated[tuple[LocalRef, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME)] = ()
+    image_pull_secrets: Annotated[
+        tuple[LocalRef, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME), AfterValidator(_each_name_once)
+    ] = ()
     """Secrets of this namespace (type kubernetes.io/dockerconfigjson) with credentials for the image's registry."""
     transport: Literal["streamable-http"]
     """How the server speaks MCP. Cannot change."""
@@ -133,7 +164,9 @@ class MCPServerSpec(ApiModel):
     """Replaces the image's entrypoint."""
     args: Annotated[tuple[Argument, ...], Field(max_length=256)] = ()
     """Replaces the image's arguments."""
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=256, json_schema_extra=LIST_MAP_BY_NAME)] = ()
+    env: Annotated[
+        tuple[EnvVar, ...], Field(max_length=256, json_schema_extra=LIST_MAP_BY_NAME), AfterValidator(_each_name_once)
+    ] = ()
     """Environment variables."""
     resources: Resources = Resources()
     """Resources of the container."""

@@ -136,11 +136,6 @@ def _duration_cel(low: str, high: str) -> str:
     return f"self.size() > 1 && {wellformed} && {within}"
 
 
-def _unique_names(entries: Any) -> bool:
-    names = [entry["name"] for entry in entries]
-    return len(names) == len(set(names))
-
-
 def _ref(body: Body, field: str) -> str:
     ref = body["spec"][field]
     return str(Key(ref.get("namespace", body["metadata"]["namespace"]), ref["name"]))
@@ -194,12 +189,6 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
         ),
         _image(),
         _http_path(),
-        Rule(
-            path="spec.env",
-            cel="self.all(e, self.exists_one(o, o.name == e.name))",
-            message="each variable may be set once: remove the entries that repeat a name",
-            predicate=_unique_names,
-        ),
         Rule(
             path="spec.env[]",
             cel="has(self.value) != has(self.valueFrom)",

@@ -10,7 +10,6 @@ The Secret is the authority. Everything a rotation needs to go on after a crash 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -223,5 +222,5 @@ def _decoded(value: str | None) -> str | None:
         return None
     try:
         return base64.b64decode(value, validate=True).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return None

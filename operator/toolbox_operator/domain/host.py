@@ -53,3 +53,8 @@ class HostView:
     def usable(self) -> bool:
         """Whether calls may be made."""
         return self.state is HostState.REACHABLE
+
+    def holds(self, instance_id: str, uid: str) -> bool:
+        """Whether the host has an instance under this id for this incarnation of its object."""
+        report = self.instances.get(instance_id)
+        return report is not None and report.uid == uid

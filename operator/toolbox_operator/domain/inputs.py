@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping
@@ -146,7 +145,7 @@ def value_of(ref: Ref, key: str, body: Body | None) -> str | Unresolved:
         return data[key]
     try:
         return base64.b64decode(data[key], validate=True).decode("utf-8")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return Unresolved(Reason.SECRET_INVALID, f"The key {key} of the Secret {ref.name} is not UTF-8 text.")
 
 

@@ -164,10 +164,11 @@ def _status(
     if report is None:
         contacted = seen.host is not None and seen.host.usable
         return status.model_copy(update={"container": None}) if contacted else status
-    return _with_report(status, report)
+    same_image = before.resolved is None or before.resolved.image == report.desired.image
+    return _with_report(status, report, same_image=same_image)
 
 
-def _with_report(status: MCPServerStatus, report: InstanceReport) -> MCPServerStatus:
+def _with_report(status: MCPServerStatus, report: InstanceReport, *, same_image: bool) -> MCPServerStatus:
     """The observed part. What a probe told stays until another one tells something else, or the image changes."""
     update: dict[str, object] = {"container": _container(report.observed.container)}
     probe = report.observed.probe
@@ -184,7 +185,7 @@ def _with_report(status: MCPServerStatus, report: InstanceReport) -> MCPServerSt
             "tools_total": probe.tools_total,
             "tools_truncated": probe.tools_truncated,
         }
-    elif status.container is not None and status.container.image != report.desired.image:
+    elif not same_image:
         update |= {
             "protocol_version": None,
             "server_info": None,

@@ -29,15 +29,14 @@ class WatchJudge:
         self._fresh = fresh
         self._missed = missed
         self._lease_seen: float | None = None
-        self._started = clock.monotonic()
+        self._started: float | None = None
         self._delivered: dict[Kind, dict[Key, int]] = {kind: {} for kind in Kind}
         self._suspects: dict[tuple[Kind, Key], _Suspect] = {}
         self._backwards: dict[Kind, float] = {}
 
-    @property
-    def lease_seen(self) -> bool:
-        """Whether the watch of the Lease has delivered at least once."""
-        return self._lease_seen is not None
+    def start(self) -> None:
+        """The watches are being started: from now on they owe us news."""
+        self._started = self._clock.monotonic()
 
     def saw_lease(self) -> None:
         """The watch of our own Lease delivered."""
@@ -78,6 +77,8 @@ class WatchJudge:
 
     def problem(self) -> str | None:
         """What is wrong with the watches, in a sentence."""
+        if self._started is None:
+            return None
         now = self._clock.monotonic()
         silent = now - (self._started if self._lease_seen is None else self._lease_seen)
         if silent > self._fresh:

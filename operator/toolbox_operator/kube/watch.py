@@ -27,6 +27,8 @@ WATCHED = {resource.plural: resource for resource in (TOOLBOXES, MCP_SERVERS, CO
 STOP_DEADLINE = 8.0
 """kopf gives its own tasks up to 7 s."""
 
+GOODBYE = 0.1
+
 Sink = Callable[[Resource, EventType, Body], None]
 
 
@@ -97,6 +99,7 @@ class Watches:
     def __init__(self, login: Login, sink: Sink) -> None:
         self._login = login
         self._sink = sink
+        self._running = False
         self._stopping = False
         self._kopf: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -128,14 +131,17 @@ class Watches:
         # A daemon, so that a hanging kopf cannot keep a process that wants to end.
         thread = threading.Thread(target=work, name="kopf", daemon=True)
         thread.start()
+        self._running = True
         try:
             await ended
         finally:
             self._ask_to_stop()
 
     async def stop(self, task: asyncio.Task[None]) -> None:
-        """End `task`, which runs `run`: gracefully within a deadline."""
+        """End `task`, which runs `run` or is about to: gracefully within a deadline."""
         self._ask_to_stop()
+        if not self._running:
+            task.cancel()
         _, pending = await asyncio.wait({task}, timeout=STOP_DEADLINE)
         if pending:
             log.warning("the watches did not stop in time")
@@ -156,4 +162,8 @@ class Watches:
         if self._stopping:
             return
         registry, settings = configure(self._login)
-        await kopf.operator(registry=registry, settings=settings, memo=feed, clusterwide=True, stop_flag=flag)
+        try:
+            await kopf.operator(registry=registry, settings=settings, memo=feed, clusterwide=True, stop_flag=flag)
+        finally:
+            # kopf closes its connections without waiting; TLS needs a few turns of the loop to say goodbye.
+            await asyncio.sleep(GOODBYE)

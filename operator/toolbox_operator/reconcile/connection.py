@@ -40,7 +40,7 @@ from toolbox_operator.reconcile.connection_secret import ConnectionSecret, Forei
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import server_key
-from toolbox_operator.reconcile.report import give_up, hold_of, leave, report
+from toolbox_operator.reconcile.report import explained, give_up, hold_of, leave, report
 from toolbox_operator.reconcile.rows import connection_row
 from toolbox_operator.runtime import NOTHING, Outcome
 from toolbox_operator.store.api import agent_id
@@ -60,6 +60,9 @@ class ConnectionReconciler:
         self._removal = ConnectionRemoval(context)
 
     async def reconcile(self, key: Key) -> Outcome:
+        return await explained(self._reconcile(key), lambda hold: self._explain(key, hold))
+
+    async def _reconcile(self, key: Key) -> Outcome:
         body = self._ctx.cache.get(Kind.CONNECTION, key)
         if body is None:
             self._gone(key)
@@ -79,6 +82,12 @@ class ConnectionReconciler:
         if (hold := placed_hold(seen)) is not None:
             return await self._held(seen, hold)
         return await self._open(seen, spec)
+
+    async def _explain(self, key: Key, hold: Hold) -> None:
+        """Have status say what went wrong, unless the object is gone or on its way out."""
+        body = self._ctx.cache.get(Kind.CONNECTION, key)
+        if body is not None and not body["metadata"].get("deletionTimestamp"):
+            await self._held(self._observe(parse_connection(body)), hold)
 
     def _observe(self, connection: ConnectionObject) -> ConnectionObserved:
         ctx = self._ctx

@@ -10,7 +10,15 @@ from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, FINALIZER_CLEANUP,
 from toolbox_operator.api.parse import ServerObject, parse_server, parse_toolbox
 from toolbox_operator.domain.hold import Hold, waits_for
 from toolbox_operator.domain.inputs import Inputs, Unresolved, desired_instance, refs_of, resolve
-from toolbox_operator.domain.server import ServerObserved, contact_hold, first_hold, nothing_changes, told, toolbox_of
+from toolbox_operator.domain.server import (
+    ServerObserved,
+    contact_hold,
+    first_hold,
+    instance_id_of,
+    nothing_changes,
+    told,
+    toolbox_of,
+)
 from toolbox_operator.domain.server_status import deployed_status, held_status
 from toolbox_operator.hosts.api import HostError
 from toolbox_operator.kube.api import MCP_SERVERS
@@ -20,7 +28,7 @@ from toolbox_operator.reconcile.lookups import read
 from toolbox_operator.reconcile.mcpserver_removal import ServerRemoval
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import connections_of, granted, senior_with_id
-from toolbox_operator.reconcile.report import hold_of, leave, report
+from toolbox_operator.reconcile.report import explained, hold_of, leave, report
 from toolbox_operator.reconcile.rows import instance_row
 from toolbox_operator.runtime import NOTHING, Outcome
 
@@ -48,6 +56,9 @@ class MCPServerReconciler:
         self._removal = ServerRemoval(context)
 
     async def reconcile(self, key: Key) -> Outcome:
+        return await explained(self._reconcile(key), lambda hold: self._explain(key, hold))
+
+    async def _reconcile(self, key: Key) -> Outcome:
         body = self._ctx.cache.get(Kind.MCP_SERVER, key)
         if body is None:
             self._gone(key)
@@ -65,14 +76,23 @@ class MCPServerReconciler:
             return await self._deploy(seen, server.spec)
         return NOTHING if hold is None else await self._held(seen, hold)
 
+    async def _explain(self, key: Key, hold: Hold) -> None:
+        """Have status say what went wrong, unless the object is gone or on its way out."""
+        body = self._ctx.cache.get(Kind.MCP_SERVER, key)
+        if body is not None and not body["metadata"].get("deletionTimestamp"):
+            await self._held(self._observe(parse_server(body)), hold)
+
     def _observe(self, server: ServerObject) -> ServerObserved:
         ctx, named = self._ctx, toolbox_of(server)
         toolbox = ctx.cache.get(Kind.TOOLBOX, named) if named is not None else None
+        host = ctx.hosts.view(named) if named is not None and toolbox is not None else None
+        placed = host is not None and host.holds(instance_id_of(server), server.uid)
         return ServerObserved(
             server=server,
             toolbox=None if toolbox is None else parse_toolbox(toolbox),
-            host=None if named is None or toolbox is None else ctx.hosts.view(named),
-            senior=senior_with_id(ctx, server.body),
+            host=host,
+            # Once the host has it under this id, the host keeps others away from it.
+            senior=None if placed else senior_with_id(ctx, server.body),
             connections=sum(granted(body) for body in connections_of(ctx, server.key)),
         )
 

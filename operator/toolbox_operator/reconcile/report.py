@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal, NoReturn
 
 from toolbox_operator.api.conditions import Condition, ConditionType, Reason
@@ -11,11 +12,12 @@ from toolbox_operator.api.meta import Body
 from toolbox_operator.api.parse import ConnectionObject, ServerObject, ToolboxObject
 from toolbox_operator.api.toolbox import ToolboxStatus
 from toolbox_operator.domain.conditions import find, is_true
-from toolbox_operator.domain.hold import Hold
+from toolbox_operator.domain.hold import Hold, waits_for
 from toolbox_operator.domain.policy import PROBLEMS, Next
 from toolbox_operator.hosts.api import HostError, HostProblem, HostUnauthorized, HostUnreachable, HostUntrusted
+from toolbox_operator.kube.api import KubeError
 from toolbox_operator.reconcile.context import Context
-from toolbox_operator.reconcile.errors import Fenced, Stalled, Waiting
+from toolbox_operator.reconcile.errors import Fenced, ReconcileError, Stalled, Waiting
 from toolbox_operator.reconcile.status import write_status
 from toolbox_operator.runtime import NOTHING, Outcome, Timings
 
@@ -99,3 +101,19 @@ def give_up(hold: Hold, timings: Timings) -> NoReturn:
         raise Waiting(hold.reason, hold.message, condition=hold.condition, after=timings.backoff_first)
     after = timings.ref_retry if hold.quick else None
     raise Waiting(hold.reason, hold.message, condition=hold.condition, after=after)
+
+
+async def explained(work: Awaitable[Outcome], explain: Callable[[Hold], Awaitable[object]]) -> Outcome:
+    """Do the work of a reconcile; when it fails in a way that nobody planned, have status say so, then fail.
+
+    The workers log and retry it. Without this a defect would leave the object with a status of better days.
+    """
+    try:
+        return await work
+    except (ReconcileError, KubeError, Fenced, TimeoutError):
+        raise
+    except Exception as error:
+        # The boundary of one object's reconcile; raised again below.
+        message = f"The operator failed ({type(error).__name__}); its log says more. It tries again."
+        await explain(waits_for(Reason.INTERNAL_ERROR, message, ConditionType.READY, quiet=True))
+        raise

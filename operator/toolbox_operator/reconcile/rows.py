@@ -55,6 +55,7 @@ def instance_row(
             capabilities = dict.fromkeys(report.observed.probe.capabilities, True)
     return InstanceRow(
         id=instance_id,
+        uid=server.uid,
         namespace=server.key.namespace,
         name=server.key.name,
         generation=server.generation,

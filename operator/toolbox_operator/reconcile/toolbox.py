@@ -29,7 +29,7 @@ from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.lookups import read
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import requeue_connections, servers_of, toolbox_key
-from toolbox_operator.reconcile.report import hold_of, leave, report
+from toolbox_operator.reconcile.report import explained, hold_of, leave, report
 from toolbox_operator.reconcile.rows import toolbox_row
 from toolbox_operator.reconcile.sweep import sweep
 from toolbox_operator.reconcile.toolbox_removal import ToolboxRemoval
@@ -58,6 +58,9 @@ class ToolboxReconciler:
         self._removal = ToolboxRemoval(context)
 
     async def reconcile(self, key: Key) -> Outcome:
+        return await explained(self._reconcile(key), lambda hold: self._explain(key, hold))
+
+    async def _reconcile(self, key: Key) -> Outcome:
         body = self._ctx.cache.get(Kind.TOOLBOX, key)
         if body is None:
             await self._ctx.hosts.drop(key)
@@ -109,6 +112,12 @@ class ToolboxReconciler:
         elif seen.host is not None and seen.host.host_id is not None:
             self._ctx.hosts.admit(toolbox.key, seen.host.host_id)
         return hold
+
+    async def _explain(self, key: Key, hold: Hold) -> None:
+        """Have status say what went wrong, unless the object is gone or on its way out."""
+        body = self._ctx.cache.get(Kind.TOOLBOX, key)
+        if body is not None and not body["metadata"].get("deletionTimestamp"):
+            await self._held(self._observe(parse_toolbox(body)), hold)
 
     def _observe(self, toolbox: ToolboxObject) -> ToolboxObserved:
         host = self._ctx.hosts.view(toolbox.key)

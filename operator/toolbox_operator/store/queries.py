@@ -102,7 +102,11 @@ def lock_by_id(kind: Kind) -> Select[Any]:
 def lock_by_name(kind: Kind) -> Select[Any]:
     """The open rows of this cluster with these names (two arrays of one length); locked."""
     c = TABLES[kind].c
-    names = func.unnest(_array("namespaces", Text()), _array("names", Text())).table_valued("namespace", "name").render_derived()
+    names = (
+        func.unnest(_array("namespaces", Text()), _array("names", Text()))
+        .table_valued("namespace", "name")
+        .render_derived()
+    )
     wanted = select(names.c.namespace, names.c.name)
     return _locked(kind).where(
         c.cluster_id == bindparam("p_cluster_id", type_=c.cluster_id.type),

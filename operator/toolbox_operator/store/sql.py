@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 
@@ -13,11 +12,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from toolbox_operator.runtime import Clock, Fenced, Leadership
+from toolbox_operator.runtime import Clock, Leadership
 from toolbox_operator.store import queries
 from toolbox_operator.store.api import Live, Row
 from toolbox_operator.store.apply import write_changes, write_events, write_sweep
 from toolbox_operator.store.connect import engine_for
+from toolbox_operator.store.deadline import within
 from toolbox_operator.store.decide import Fence
 from toolbox_operator.store.errors import EXPECTED, SCHEMA_GONE, Next, classify, sqlstate_of
 from toolbox_operator.store.ids import uuid7
@@ -49,6 +49,9 @@ class Limits:
     """How often partitions are looked after and refused rows tried again."""
     partitions_ahead: int = 7
     """Days."""
+
+
+DEFAULTS = Limits()
 
 
 class SqlStore:
@@ -247,20 +250,19 @@ class SqlStore:
 
     async def _in_transaction(self, work: Callable[[AsyncConnection], Awaitable[None]], deadline: float) -> None:
         """Everything is written again after an error, so it does not matter whether a COMMIT went through."""
-        async with asyncio.timeout(deadline), self._transaction() as connection:
-            await work(connection)
-            self._leadership.check()
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncGenerator[AsyncConnection]:
         self._leadership.check()
+        await within(deadline, self._transaction(work))
+
+    async def _transaction(self, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
         async with self._engine.begin() as connection:
             limits = {
                 "statement_timeout": f"{self._limits.statement * 1000:.0f}",
                 "lock_timeout": f"{self._limits.lock * 1000:.0f}",
             }
             await connection.execute(queries.LIMITS, limits)
-            yield connection
+            await work(connection)
+            # Once more: the work may have taken longer than the lease has left.
+            self._leadership.check()
 
     def _fence(self) -> Fence:
         return Fence(self._cluster_id, self._leadership.epoch, self._clock.now())
@@ -319,6 +321,3 @@ def _brief(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     text = str(cause).strip() or type(cause).__name__
     return text.splitlines()[0][:300]
-
-
-__all__ = ["Fenced", "Limits", "SqlStore"]

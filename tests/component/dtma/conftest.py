@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
@@ -16,21 +15,26 @@ from support.dtma_worker import ScriptedWorker, connected
 pytestmark = pytest.mark.component
 
 
+@pytest.fixture
+def open_folder() -> Generator[Path]:
+    """A folder that the gateway's user can enter, with a path short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="dtma-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 @pytest_asyncio.fixture
-async def host() -> AsyncGenerator[DtmaHost]:
+async def host(open_folder: Path) -> AsyncGenerator[DtmaHost]:
     """A running DTMA with a fake engine, claimed by one owner."""
-    # Not below pytest's folder: its path may be longer than a unix socket's may be.
-    with tempfile.TemporaryDirectory(prefix="dtma-") as folder:
-        # The gateway's user has to enter it; os, not pathlib, since this is no place for a thread.
-        os.chmod(folder, 0o755)
-        host = DtmaHost(Path(folder))
-        await host.start()
-        await host.claimed()
-        try:
-            yield host
-        finally:
-            host.engine.removable.set()
-            await host.stop()
+    host = DtmaHost(open_folder)
+    await host.start()
+    await host.claimed()
+    try:
+        yield host
+    finally:
+        host.engine.removable.set()
+        await host.stop()
 
 
 @pytest_asyncio.fixture

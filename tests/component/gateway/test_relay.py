@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import ssl
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -176,7 +177,7 @@ async def test_a_body_over_the_limit_is_413(gateway: World, script: ScriptedServ
     answer = await http.post(connection.url, content=body, headers=connection.headers)
     assert answer.status_code == 413 and script.seen == []
 
-    async def chunks():  # type: ignore[no-untyped-def]
+    async def chunks() -> AsyncGenerator[bytes]:
         for at in range(0, len(body), 1 << 16):
             yield body[at : at + (1 << 16)]
 

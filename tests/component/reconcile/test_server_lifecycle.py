@@ -356,3 +356,21 @@ async def test_a_server_that_never_got_to_a_host_leaves_without_one() -> None:
         await w.settle()
         assert not w.exists(SERVER, server)
         assert w.store.logged == []
+
+
+async def test_a_defect_shows_in_status_and_still_reaches_the_worker_that_logs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as w:
+        _, server = await deployed(w)
+
+        def broken(_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("toolbox_operator.reconcile.mcpserver.contact_hold", broken)
+        with pytest.raises(ZeroDivisionError):
+            await w.reconcilers[SERVER].reconcile(server)
+        assert w.ready(SERVER, server) == ("False", "InternalError")
+        monkeypatch.undo()
+        await w.settle()
+        assert w.ready(SERVER, server) == ("True", "Ready")

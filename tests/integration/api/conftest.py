@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def cluster_api(kubernetes: Cluster) -> Api:
 
 
 @pytest.fixture(scope="session")
-def modern_api(supervisor: Supervisor, state_folder: Path) -> Api:
+def modern_api(supervisor: Supervisor, state_folder: Path) -> Generator[Api]:
     """The CRD server of Kubernetes 1.36."""
-    return crd_server.start(supervisor, state_folder / "crd-server")
+    with crd_server.running(supervisor, state_folder / "crd-server") as api:
+        yield api

@@ -207,7 +207,9 @@ async def test_latest_is_pulled_once_per_generation(
     host: EngineHost, instance: str, registry: Registry, tiny_image: str
 ) -> None:
     image = f"{registry.address}/moving-{uuid.uuid4().hex}"
-    variant = docker("commit", "--change", "LABEL variant=two", docker("create", tiny_image))
+    draft = docker("create", tiny_image)
+    variant = docker("commit", "--change", "LABEL variant=two", draft)
+    docker("rm", draft)
     try:
         push(tiny_image, f"{image}:latest")
         host.want(instance, image=image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from ipaddress import ip_address
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.docker_images import command
 from support.engine_host import FAST, EngineHost, eventually
 from support.far_network import FarNetwork, far_network
 
@@ -33,11 +33,6 @@ async def resolving(tiny_image: str, tmp_path: Path, far: FarNetwork) -> AsyncGe
         yield host
     finally:
         await host.clean()
-
-
-def command(*words: str) -> str:
-    """Run a program of the host; its output."""
-    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=10).stdout
 
 
 async def reach(host: EngineHost, instance: str, address: str, port: int) -> str:

@@ -6,11 +6,12 @@ import asyncio
 import json
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from support.docker_images import docker
+from support.docker_images import command, docker
 from support.engine_host import FAST, EngineHost, eventually, is_running
 from toolbox_dtma.engine.api import Engine
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
@@ -279,7 +280,8 @@ async def test_the_pool_of_a_host_survives_as_long_as_its_networks(
 async def test_the_engine_being_away_is_reported_and_survived(tiny_image: str, tmp_path: Path, instance: str) -> None:
     """A relay in front of the real engine is taken away and brought back."""
     relay = Relay(tmp_path / "docker.sock")
-    host = EngineHost(tmp_path, tiny_image, FAST, docker_url=f"unix://{relay.path}")
+    # Without a resync in between, what is repaired was repaired by the reconnect.
+    host = EngineHost(tmp_path, tiny_image, replace(FAST, resync=600), docker_url=f"unix://{relay.path}")
     try:
         assert not (await host.engine.facts()).available
         host.start()
@@ -296,11 +298,14 @@ async def test_the_engine_being_away_is_reported_and_survived(tiny_image: str, t
         assert (away.phase, away.address) == (InstancePhase.ERROR, before.address)
         (container,) = host.ids()
         docker("kill", container)
+        command("iptables", "-w", "5", "-F", host.names.forward_chain)
         await relay.open()
         after = await host.until(
             instance, lambda seen: is_running(seen) and seen.incarnation != before.incarnation, "running again"
         )
         assert after.container is not None and after.container.restarts == 1
+        assert InstanceReason.CONTAINER_EXITED not in {seen.reason for _, seen in host.seen}
+        assert f"-A {host.names.forward_chain} -d 169.254.0.0/16" in command("iptables-save", "-t", "filter")
     finally:
         await relay.open()
         await host.clean()

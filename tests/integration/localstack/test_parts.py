@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from localstack.docker import Engine
-from localstack.kubernetes import Cluster
+from localstack.kubernetes import CLUSTER_VARIABLE, Cluster, start
 from localstack.postgres import Postgres
+from localstack.processes import Supervisor
 from localstack.registry import Registry
 
 pytestmark = pytest.mark.integration
@@ -65,3 +67,15 @@ def test_an_image_goes_through_the_registry_and_back(docker_engine: Engine, regi
         assert image["Config"]["Labels"] == {"probe": "yes"}
     finally:
         docker_engine.docker("rmi", "--force", name)
+
+
+def test_an_opted_in_cluster_is_used_as_it_is(
+    kubernetes: Cluster, supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(supervisor.children())
+    monkeypatch.setenv(CLUSTER_VARIABLE, str(kubernetes.admin_kubeconfig))
+    found = start(supervisor, tmp_path / "cluster")
+    assert (found.version, len(supervisor.children())) == (kubernetes.version, before)
+    account = found.install_operator_account()
+    whoami = Cluster(account, found.version, tmp_path / "as-operator", found.kubectl_path)
+    assert whoami.get("toolboxes.magictoolbox.dev", "--all-namespaces")["kind"] == "List"

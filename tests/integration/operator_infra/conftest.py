@@ -97,8 +97,9 @@ def operator(operator_account: Path, free_lease: None) -> Start:
     """Starts an operator in this process whose reconcilers only look; keyword arguments are timings."""
 
     @asynccontextmanager
-    async def start(**timings: float) -> AsyncGenerator[Running]:
+    async def start(*, database_url: str | None = None, **timings: float) -> AsyncGenerator[Running]:
         settings = Settings(
+            database_url=database_url,
             metrics_port=0,
             health_port=0,
             timings=replace(TIMINGS, **timings),

@@ -14,7 +14,9 @@ from support.async_poll import until
 from toolbox_operator.api.meta import API_VERSION, LABEL_CONNECTION, Body, Key, Kind
 from toolbox_operator.kube.api import KubeError, Missing
 from toolbox_operator.kube.cache import ObjectCache
+from toolbox_operator.kube.client import CHUNK
 from toolbox_operator.kube.rest import KubeRest
+from toolbox_operator.store.sql import SqlStore
 
 from .conftest import Start
 
@@ -79,7 +81,8 @@ async def test_no_reconcile_runs_before_all_three_kinds_were_listed(
     request = KubeRest.request
 
     async def without_servers(self: KubeRest, method: str, path: str, **more: Any) -> Mapping[str, Any]:
-        if method == "GET" and path.endswith("/mcpservers") and not open_.is_set():
+        whole = (more.get("query") or {}).get("limit") == str(CHUNK)
+        if whole and path.endswith("/mcpservers") and not open_.is_set():
             attempts.append(path)
             raise KubeError(503, "not now")
         return await request(self, method, path, **more)
@@ -93,6 +96,38 @@ async def test_no_reconcile_runs_before_all_three_kinds_were_listed(
         assert running.seen.calls == []
         open_.set()
         await until("seen", lambda: running.seen.of(Kind.TOOLBOX, Key(namespace, "early")))
+
+
+async def test_an_operator_that_is_there_before_its_kinds_waits_for_them(
+    operator: Start, rest: KubeRest, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, attempts = asyncio.Event(), list[str]()
+    request = KubeRest.request
+
+    async def before_the_crds(self: KubeRest, method: str, path: str, **more: Any) -> Mapping[str, Any]:
+        if path.endswith("/agentmcpconnections") and not installed.is_set():
+            attempts.append(path)
+            raise KubeError(404, "404 page not found")
+        return await request(self, method, path, **more)
+
+    monkeypatch.setattr(KubeRest, "request", before_the_crds)
+    monkeypatch.setattr("toolbox_operator.wiring.RELIST_RETRY", 0.5)
+    await create(rest, namespace, "t")
+    async with operator(watch_fresh=1.0) as running:
+        await until("looked for thrice", lambda: len(attempts), lambda times: times >= 3)
+        assert not running.task.done()
+        installed.set()
+        await until("seen", lambda: running.seen.of(Kind.TOOLBOX, Key(namespace, "t")))
+
+
+async def test_rows_are_written_when_there_is_a_database(
+    operator: Start, postgres: str, rest: KubeRest, namespace: str
+) -> None:
+    async with operator(database_url=postgres) as running:
+        await until("started", lambda: running.seen.context)
+        store = running.context.store
+        assert isinstance(store, SqlStore)
+        await until("healthy", lambda: store.healthy, seconds=30)
 
 
 async def test_what_vanished_unseen_is_let_go_by_the_next_relist(operator: Start, namespace: str) -> None:

@@ -13,8 +13,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from support.record import World, query, row_of, running, until_written
 
+from support.record import World, query, row_of, running, until_written
 from toolbox_operator.store.connect import engine_for
 from toolbox_operator.store.migrate import MIGRATION_LOCK, head, migrate
 from toolbox_operator.store.schema import GENERIC_CATALOG_ID, SCHEMA, metadata
@@ -111,7 +111,7 @@ async def test_the_writer_keeps_partitions_of_calls_ahead_and_each_takes_its_day
     call = """
         INSERT INTO magic_toolbox.agent_mcp_calls (id, created_at, connection_id, agent_id, instance_id, tool, outcome,
             duration_ms, bytes_in, bytes_out)
-        VALUES (gen_random_uuid(), %(at)s, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'now', 'ok', 1, 1, 1)
+        SELECT id, %(at)s, id, id, id, 'now', 'ok', 1, 1, 1 FROM gen_random_uuid() AS id
         RETURNING tableoid::regclass::text AS partition
     """
     for day in (today - timedelta(days=1), today, today + timedelta(days=7)):

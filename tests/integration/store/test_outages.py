@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from support.record import CLUSTER, QUICK, Leader, World, query, row_of, running, until_written
-from support.tcp_proxy import Proxy, proxy_to
 
 from localstack import postgres as postgres_module
 from localstack.processes import Supervisor
+from support.record import CLUSTER, QUICK, Leader, World, query, row_of, running, until_written
+from support.tcp_proxy import Proxy, proxy_to
 from toolbox_operator.runtime import Fenced, SystemClock
 from toolbox_operator.store.api import Live
-from toolbox_operator.store.sql import SqlStore
+from toolbox_operator.store.sql import Limits, SqlStore
 
 pytestmark = pytest.mark.integration
 
@@ -105,11 +105,20 @@ async def test_a_server_that_hangs_is_given_up_at_the_deadline(proxy: Proxy, pos
         await until_written(store)
         proxy.freeze()
         store.submit(world.instance(2))
-        await eventually("unhealthy", lambda: not store.healthy)
+        await eventually("given up", lambda: not store.healthy, QUICK.transaction + 4)
         proxy.cut()
         proxy.thaw()
         await until_written(store)
     assert (await row_of(postgres, "account_tool_instances", world.instance_id))["spec_generation"] == 2
+
+
+async def test_a_writer_ends_soon_also_while_the_server_hangs(proxy: Proxy, postgres: str) -> None:
+    async with asyncio.timeout(10), running(through(proxy, postgres), limits=Limits()) as store:
+        store.submit(World().instance())
+        await until_written(store)
+        proxy.freeze()
+        store.submit(World().instance())
+        assert not await store.flush(0.2)
 
 
 async def test_connections_ended_by_an_administrator_lose_nothing(postgres: str) -> None:

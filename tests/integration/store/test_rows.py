@@ -3,8 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from support.record import CLUSTER, OTHER_CLUSTER, Leader, World, new_id, query, row_of, running, until_written
 
+from support.record import CLUSTER, OTHER_CLUSTER, Leader, World, new_id, query, row_of, running, until_written
 from toolbox_operator.store.api import Live, agent_id
 
 pytestmark = pytest.mark.integration
@@ -289,9 +289,7 @@ async def test_events_are_appended_once_each_in_order(postgres: str) -> None:
     world = World()
     async with running(postgres) as store:
         for reason in ("Deployed", "Ready"):
-            store.log(
-                object_kind="MCPServer", object_id=world.instance_id, type_="Normal", reason=reason, message="m"
-            )
+            store.log(object_kind="MCPServer", object_id=world.instance_id, type_="Normal", reason=reason, message="m")
         await until_written(store)
     events = await query(postgres, "SELECT * FROM magic_toolbox.lifecycle_events ORDER BY created_at, id")
     assert [(str(e["object"]), e["reason"], str(e["cluster_id"])) for e in events] == [

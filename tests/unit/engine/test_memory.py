@@ -42,6 +42,12 @@ def test_an_exit_is_counted_once_however_often_it_is_seen() -> None:
     assert after_exit(one, container_id="c", incarnation="x", uptime=0, now=50, timings=Timings()) is one
 
 
+def test_an_exit_that_nobody_could_see_is_made_good_at_once_and_not_held_against_the_container() -> None:
+    before = RestartState("c", restarts=3, delay=8.0, exit_seen="x", not_before=0.0)
+    state = after_exit(before, container_id="c", incarnation="y", uptime=1, now=50, timings=Timings(), witnessed=False)
+    assert (state.not_before, state.delay) == (50, 8.0)
+
+
 def test_another_container_starts_over() -> None:
     state = RestartState("old", restarts=5, delay=64, exit_seen="x", not_before=1000)
     fresh = after_exit(state, container_id="new", incarnation="y", uptime=0, now=10, timings=Timings())

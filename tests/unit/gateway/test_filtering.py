@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -21,11 +21,8 @@ def shown(document: Any) -> Any:
 
 
 def answer(*names: str, **more: Any) -> dict[str, Any]:
-    return {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "result": {"tools": [{"name": name, "inputSchema": {}} for name in names], **more},
-    }
+    tools: list[dict[str, Any]] = [{"name": name, "inputSchema": {}} for name in names]
+    return {"jsonrpc": "2.0", "id": 1, "result": {"tools": tools, **more}}
 
 
 def names(message: dict[str, Any]) -> list[str]:
@@ -96,6 +93,9 @@ def test_escapes_hide_nothing() -> None:
         b'{"result":{"tools":[',
         b'{"result":{"tools":[{"name":"drop"}}',
         b"tools",
+        '{"result":{"tools":[{"name":"drop"}]}}'.encode("utf-16"),
+        '{"result":{"tools":[{"name":"drop"}]}}'.encode("utf-16-be"),
+        '{"result":{"tools":[{"name":"drop"}]}}'.encode("utf-32-le"),
         b'\xff{"result":{"tools":[]}}',
         b'{"result":{"tools":[NaN]}}',
         b'{"result":{"tools":' + b"[" * 5000 + b"]" * 5000 + b"}}",
@@ -130,19 +130,27 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+def members(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def expected(message: Any) -> Any:
-    match message:
-        case {"result": {"tools": list(tools)} as result}:
-            kept = [t for t in tools if isinstance(t, dict) and isinstance(t.get("name"), str) and only_get(t["name"])]
-            return {**message, "result": {**result, "tools": kept}}
-        case _:
-            return message
+    result = members(members(message).get("result"))
+    tools = result.get("tools")
+    if not isinstance(tools, list):
+        return message
+    kept = [
+        tool
+        for tool in cast("list[Any]", tools)
+        if isinstance(name := members(tool).get("name"), str) and only_get(name)
+    ]
+    return {**members(message), "result": {**result, "tools": kept}}
 
 
 @given(JSON | JSON.map(lambda value: {"id": 1, "result": {"tools": [value]}}), st.integers(0, 3))
 def test_filtering_equals_filtering_the_parsed_document(document: Any, indent: int) -> None:
     raw = json.dumps(document, indent=indent or None, ensure_ascii=indent == 2)
-    want = [expected(m) for m in document] if isinstance(document, list) else expected(document)
+    want = [expected(m) for m in cast("list[Any]", document)] if isinstance(document, list) else expected(document)
     assert json.loads(filter_lists(raw.encode(errors="replace"), only_get)) == json.loads(json.dumps(want)) or any(
         0xD800 <= ord(c) <= 0xDFFF for c in raw
     )

@@ -29,7 +29,8 @@ LIMITED = Tools((NameFilter(allow=("get_*",)), NameFilter(deny=("*secret",))), S
 
 
 def body(*messages: dict[str, Any], batch: bool = False) -> Body:
-    return parse_body(json.dumps(list(messages) if batch or len(messages) > 1 else messages[0]).encode())
+    document: Any = list(messages)
+    return parse_body(json.dumps(document if batch or len(messages) > 1 else document[0]).encode())
 
 
 def request(method: str, params: Any = None, id: Any = 1) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def test_unknown_requests_are_for_unrestricted_connections(method: str) -> None:
 
 
 def test_notifications_and_responses_pass() -> None:
-    for message in ({"method": "notifications/vendor"}, {"id": 1, "result": {}}, {"id": 1, "error": {}}):
+    rows: list[dict[str, Any]] = [{"method": "notifications/vendor"}, {"id": 1, "result": {}}, {"id": 1, "error": {}}]
+    for message in rows:
         assert codes(body(message), LIMITED) == []
 
 

@@ -56,5 +56,5 @@ def test_a_mistake_is_named(tmp_path: Path, document: Any, said: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="nowhere.json"):
+    with pytest.raises(SettingsInvalid, match=r"nowhere\.json"):
         load_settings(tmp_path / "nowhere.json")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,14 @@ def test_a_folders_parts_change_with_a_files_name_and_content(tmp_path: Path) ->
     renamed = cache.content_hash(cache.folder_parts(tmp_path))
     (tmp_path / "b").write_text("2")
     assert len({before, renamed, cache.content_hash(cache.folder_parts(tmp_path))}) == 3
+
+
+def test_versions_unused_for_a_week_are_removed_and_others_stay(tmp_path: Path) -> None:
+    for name in ("thing-old", "thing-recent", "thing-now", "other-old"):
+        (tmp_path / name).mkdir()
+    long_ago = time.time() - cache.UNUSED_SECONDS - 60
+    for name in ("thing-old", "thing-now", "other-old"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    cache.prune(tmp_path, "thing-*", "thing-now")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "thing-now", "thing-recent"]
+    assert (tmp_path / "thing-now").stat().st_mtime > long_ago

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localstack import firewall, images, kubernetes, quickstart
+from localstack import agent, firewall, images, kubernetes, quickstart
 from localstack.kube_binaries import parse_version
 from localstack.ports import free_port
 from localstack.processes import Command, User, launcher
@@ -114,3 +114,14 @@ def test_a_step_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 def test_the_tail_of_a_missing_log_is_empty(tmp_path: Path) -> None:
     assert tail(tmp_path / "none", 5) == []
+
+
+def test_a_failed_conversation_becomes_one_sentence() -> None:
+    nested = ExceptionGroup("tasks", [ExceptionGroup("inner", [ConnectionError("refused")]), TimeoutError("late")])
+    with pytest.raises(SetupError, match="ConnectionError: refused; TimeoutError: late"), agent.readable_errors():
+        raise nested
+
+
+def test_a_defect_in_a_conversation_stays_what_it_is() -> None:
+    with pytest.raises(ExceptionGroup), agent.readable_errors():
+        raise ExceptionGroup("tasks", [ConnectionError("refused"), TypeError("a defect")])

@@ -1,0 +1,27 @@
+"""The table of failures is complete, and what it says can be acted on."""
+
+from __future__ import annotations
+
+from toolbox_dtma.wire import InstanceReason, ProblemCode
+from toolbox_operator.domain.policy import INSTANCES, PROBLEMS, Next, as_markdown
+
+
+def test_every_code_that_a_host_can_give_is_decided_on() -> None:
+    assert set(PROBLEMS) == set(ProblemCode)
+    assert set(INSTANCES) == set(InstanceReason)
+
+
+def test_only_what_an_edit_of_the_object_cures_is_stalled() -> None:
+    assert {code for code, policy in PROBLEMS.items() if policy.next is Next.STALLED} == {
+        ProblemCode.OWNER_MISMATCH,
+        ProblemCode.IDENTITY_MISMATCH,
+        ProblemCode.DELETED,
+        ProblemCode.TOO_LARGE,
+    }
+    assert [code for code, policy in PROBLEMS.items() if policy.next is Next.FENCED] == [ProblemCode.FENCED_EPOCH]
+
+
+def test_the_documentations_table_has_a_line_for_each() -> None:
+    lines = as_markdown().splitlines()
+    for code in (*ProblemCode, *InstanceReason):
+        assert any(line.startswith(f"| {code} |") for line in lines)
