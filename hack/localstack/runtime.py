@@ -41,9 +41,8 @@ LEFT_OUT = (
     "virtualenv",
     "ruff*",
     "graphql",
-    "__pycache__",
 )
-LEFT_OUT_OF_STDLIB = ("site-packages", "test", "idlelib", "tkinter", "ensurepip", "lib2to3", "config-*", "__pycache__")
+LEFT_OUT_OF_STDLIB = ("site-packages", "test", "idlelib", "tkinter", "ensurepip", "lib2to3", "config-*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ NAMESPACES = ("mcp-system", "team-a")
 ECHO = {"message": "round trip"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def world(stack: LocalStack) -> Generator[World]:
-    """The quickstart applied and Ready; whatever is left of it afterwards is deleted."""
+    """The quickstart applied and Ready, for all tests here; the last of them deletes it."""
     cluster = stack.parts.cluster
     documents = quickstart.load(stack.host.manifests, stack.image)
     cluster.apply([document for document in documents if document["kind"] == "Namespace"])
@@ -44,6 +44,74 @@ def connection_secret(world: World) -> dict[str, str]:
     secret = world.secret(*SECRET)
     assert secret is not None
     return secret
+
+
+def test_kubectl_get_shows_what_a_person_wants_to_know(world: World) -> None:
+    kubectl = world.stack.parts.cluster.kubectl
+    servers = kubectl("get", "mcps", "-A").splitlines()
+    assert servers[0].split()[:2] == ["NAMESPACE", "NAME"]
+    for column in ("PHASE", "READY", "TOOLBOX", "IMAGE", "TOOLS", "CONNECTIONS", "AGE"):
+        assert column in servers[0]
+    row = next(line for line in servers if " everything " in line).split()
+    assert "Active" in row and "True" in row and "tbx-1" in " ".join(row)
+    assert "Connected" in kubectl("get", "amc", "-A")
+    assert "Ready" in kubectl("get", "tbx", "-A")
+    assert "everything" in kubectl("get", "mcp", "-A"), "the category"
+
+
+def test_describe_tells_the_story_in_events(world: World) -> None:
+    def described() -> str:
+        return world.stack.parts.cluster.kubectl("describe", EVERYTHING.resource, "-n", EVERYTHING.namespace)
+
+    until("an event about readiness", described, lambda text: "Events:" in text and "Ready" in text.split("Events:")[1])
+
+
+def test_a_container_removed_by_hand_comes_back(world: World) -> None:
+    lost = world.status(HELLO)["container"]["id"]
+    world.stack.parts.engine.docker("rm", "--force", lost)
+
+    def replaced() -> str | None:
+        status = world.status(HELLO)
+        return str(status["container"]["id"]) if status["phase"] == "Active" else None
+
+    found = until("replaced", replaced, lambda id_: id_ not in (None, lost), seconds=60)
+    assert found in world.containers(running_only=True)
+
+
+def test_a_connection_from_a_namespace_that_is_not_shared_with_is_denied(world: World) -> None:
+    world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "Same"}}}})
+    denied = Target("AgentMCPConnection", "team-a", "outsider")
+    world.stack.parts.cluster.apply(
+        [
+            {
+                "apiVersion": "magictoolbox.dev/v1alpha1",
+                "kind": "AgentMCPConnection",
+                "metadata": {"name": denied.name, "namespace": denied.namespace},
+                "spec": {"agent": {"name": "bot"}, "serverRef": {"name": "hello", "namespace": "mcp-system"}},
+            }
+        ]
+    )
+    condition = world.await_condition(denied, "Accepted", "False", "NotPermitted")
+    assert "sharing" in condition["message"]
+    assert world.status(denied)["phase"] == "Denied"
+    world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "All"}}}})
+    world.await_status(denied, phase="Connected")
+    world.stack.parts.cluster.kubectl("delete", denied.resource, "-n", denied.namespace, "--timeout=30s")
+
+
+def test_the_operator_killed_and_started_again_changes_nothing(world: World) -> None:
+    before = world.status(EVERYTHING)["container"]["id"]
+    secret = connection_secret(world)
+    operator = world.stack.operator
+    assert operator.child is not None
+    operator.child.kill()
+    try:
+        assert "round trip" in world.call(secret, "echo", ECHO).text, "agents work without the operator"
+    finally:
+        operator.start()
+    world.await_condition(EVERYTHING, "Ready", "True")
+    assert world.status(EVERYTHING)["container"]["id"] == before
+    assert connection_secret(world) == secret
 
 
 def test_a_server_and_its_connection_live_from_apply_to_delete_and_leave_nothing(world: World) -> None:
@@ -129,71 +197,3 @@ def test_a_server_and_its_connection_live_from_apply_to_delete_and_leave_nothing
         WHERE i.id = '{instance}' AND c.id = '{connection}'
           AND i.deleted_at IS NOT NULL AND c.deleted_at IS NOT NULL"""  # noqa: S608 - ids of our own objects
     assert until("closed rows", lambda: world.rows(closed)) == [("deleted", "deleted")]
-
-
-def test_kubectl_get_shows_what_a_person_wants_to_know(world: World) -> None:
-    kubectl = world.stack.parts.cluster.kubectl
-    servers = kubectl("get", "mcps", "-A").splitlines()
-    assert servers[0].split()[:2] == ["NAMESPACE", "NAME"]
-    for column in ("PHASE", "READY", "TOOLBOX", "IMAGE", "TOOLS", "CONNECTIONS", "AGE"):
-        assert column in servers[0]
-    row = next(line for line in servers if " everything " in line).split()
-    assert "Active" in row and "True" in row and "tbx-1" in " ".join(row)
-    assert "Connected" in kubectl("get", "amc", "-A")
-    assert "Ready" in kubectl("get", "tbx", "-A")
-    assert "everything" in kubectl("get", "mcp", "-A"), "the category"
-
-
-def test_describe_tells_the_story_in_events(world: World) -> None:
-    def described() -> str:
-        return world.stack.parts.cluster.kubectl("describe", EVERYTHING.resource, "-n", EVERYTHING.namespace)
-
-    until("an event about readiness", described, lambda text: "Events:" in text and "Ready" in text.split("Events:")[1])
-
-
-def test_a_container_removed_by_hand_comes_back(world: World) -> None:
-    lost = world.status(HELLO)["container"]["id"]
-    world.stack.parts.engine.docker("rm", "--force", lost)
-
-    def replaced() -> str | None:
-        status = world.status(HELLO)
-        container = status.get("container") or {}
-        return container.get("id") if status["phase"] == "Active" else None
-
-    found = until("replaced", replaced, lambda id_: id_ not in (None, lost), seconds=60)
-    assert found in world.containers(running_only=True)
-
-
-def test_a_connection_from_a_namespace_that_is_not_shared_with_is_denied(world: World) -> None:
-    world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "Same"}}}})
-    denied = Target("AgentMCPConnection", "team-a", "outsider")
-    world.stack.parts.cluster.apply(
-        [
-            {
-                "apiVersion": "magictoolbox.dev/v1alpha1",
-                "kind": "AgentMCPConnection",
-                "metadata": {"name": denied.name, "namespace": denied.namespace},
-                "spec": {"agent": {"name": "bot"}, "serverRef": {"name": "hello", "namespace": "mcp-system"}},
-            }
-        ]
-    )
-    condition = world.await_condition(denied, "Accepted", "False", "NotPermitted")
-    assert "sharing" in condition["message"]
-    assert world.status(denied)["phase"] == "Denied"
-    world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "All"}}}})
-    world.await_status(denied, phase="Connected")
-
-
-def test_the_operator_killed_and_started_again_changes_nothing(world: World) -> None:
-    before = world.status(EVERYTHING)["container"]["id"]
-    secret = connection_secret(world)
-    operator = world.stack.operator
-    assert operator.child is not None
-    operator.child.kill()
-    try:
-        assert "round trip" in world.call(secret, "echo", ECHO).text, "agents work without the operator"
-    finally:
-        operator.start()
-    world.await_condition(EVERYTHING, "Ready", "True")
-    assert world.status(EVERYTHING)["container"]["id"] == before
-    assert connection_secret(world) == secret

@@ -1,4 +1,4 @@
-"""A running local stack as e2e tests use it: objects by kubectl, containers by docker, rows by SQL, calls by the SDK."""
+"""A running local stack for e2e tests: objects by kubectl, containers by docker, rows by SQL, calls by the SDK."""
 
 from __future__ import annotations
 

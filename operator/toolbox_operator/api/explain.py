@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -38,9 +39,14 @@ def _path(root: str, loc: tuple[int | str, ...]) -> str:
 
 
 def _suggestion(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    known = _fields(model.model_json_schema(by_alias=True), loc[:-1])
+    known = _fields(_json_schema(model), loc[:-1])
     close = difflib.get_close_matches(str(loc[-1]), known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+
+
+@cache
+def _json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(by_alias=True)
 
 
 def _fields(schema: dict[str, Any], loc: tuple[int | str, ...]) -> list[str]:
@@ -65,6 +71,7 @@ _TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_type": lambda _: "must be text; put it in quotes",
     "bool_type": lambda _: "must be true or false, without quotes",
     "int_type": lambda _: "must be a whole number, without quotes",
+    "int_parsing_size": lambda _: "is out of range",
     "int_from_float": lambda _: "must be a whole number",
     "tuple_type": lambda _: "must be a list",
     "model_type": lambda _: "must be an object with fields",

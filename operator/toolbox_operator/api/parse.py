@@ -134,8 +134,10 @@ def parse_status(model: type[StatusT], status: Any) -> StatusT:
         try:
             return model.model_validate_json(json.dumps(remaining), by_alias=True, by_name=False)
         except ValidationError as error:
-            for detail in error.errors(include_url=False, include_input=False):
-                remaining.pop(str(detail["loc"][0]), None)
+            misfits = {str(d["loc"][0]) for d in error.errors(include_url=False, include_input=False) if d["loc"]}
+            kept = {name: value for name, value in remaining.items() if name not in misfits}
+            # An error that names no member (text that is not Unicode) leaves nothing to keep.
+            remaining = kept if len(kept) < len(remaining) else {}
 
 
 def _fits(model: type[StatusModel], value: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolbox_dtma.wire import InstanceReport
 from toolbox_operator.api.conditions import ConditionType
-from toolbox_operator.api.connection import AgentMCPConnectionStatus, ConnectionPhase
+from toolbox_operator.api.connection import AgentMCPConnectionStatus
 from toolbox_operator.api.mcpserver import MCPServerPhase, MCPServerStatus
 from toolbox_operator.api.parse import ServerObject, ToolboxObject
 from toolbox_operator.api.toolbox import ToolboxStatus
@@ -90,7 +90,7 @@ def connection_row(seen: ConnectionObserved, status: AgentMCPConnectionStatus) -
         generation=connection.generation,
         agent_name=agent,
         instance=instance,
-        is_active=status.phase is ConnectionPhase.CONNECTED,
+        is_active=connection.spec is not None and connection.spec.active,
         status=record_status(status.phase),
         config=config,
     )

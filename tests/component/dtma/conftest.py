@@ -8,11 +8,26 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from support.dtma_host import DtmaHost
 from support.dtma_worker import ScriptedWorker, connected
 
 pytestmark = pytest.mark.component
+
+
+@pytest.fixture(scope="package", autouse=True)
+def plain_logs() -> Generator[None]:
+    """Tracebacks as the process itself prints them: the default ones take seconds to render, with every local."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        ]
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

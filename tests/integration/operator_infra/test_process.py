@@ -81,7 +81,8 @@ async def test_no_reconcile_runs_before_all_three_kinds_were_listed(
     request = KubeRest.request
 
     async def without_servers(self: KubeRest, method: str, path: str, **more: Any) -> Mapping[str, Any]:
-        whole = (more.get("query") or {}).get("limit") == str(CHUNK)
+        query: dict[str, str] = more.get("query") or {}
+        whole = query.get("limit") == str(CHUNK)
         if whole and path.endswith("/mcpservers") and not open_.is_set():
             attempts.append(path)
             raise KubeError(503, "not now")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.crd_accepted_cases import ACCEPTED, AcceptedCase
@@ -147,7 +147,9 @@ def test_values_of_variables_appear_in_no_repr() -> None:
     assert "hunter2" not in repr(EnvVar(name="KEY", value="hunter2"))
 
 
+@settings(deadline=None)
 @given(JSON)
+@example({"port": 10**4000})
 @example({"toolboxRef": 1, "image": [], "transport": {}, "resources": {"limits": 1.5}})
 def test_any_spec_parses_or_is_explained_without_jargon(spec: Any) -> None:
     try:
@@ -157,10 +159,15 @@ def test_any_spec_parses_or_is_explained_without_jargon(spec: Any) -> None:
         assert not re.search(r"pydantic|Input should|_type|not a valid value", str(error))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(MCPServerStatus.model_json_schema()["properties"])), JSON) | JSON)
 def test_no_status_stops_the_operator(status: Any) -> None:
     for model in (ToolboxStatus, MCPServerStatus, AgentMCPConnectionStatus):
         assert isinstance(parse_status(model, status), model)
+
+
+def test_a_status_that_is_not_even_text_counts_as_none() -> None:
+    assert parse_status(ToolboxStatus, {"hostId": "\ud800", "servers": 3}) == ToolboxStatus()
 
 
 def test_what_fits_of_a_damaged_status_is_kept() -> None:
