@@ -34,7 +34,7 @@ test-crds: $(STAMP) ## CRDs, CEL rules and examples against the CRD server of Ku
 	$(BIN)/pytest -m crds $(ARGS)
 
 verify: lint types ## what CI checks besides the tests: format, lint, types, layers, generated CRDs
-	$(BIN)/lint-imports
+	PYTHONPATH=operator:dtma $(BIN)/lint-imports --no-cache --no-logo
 	fresh=$$(mktemp -d) && $(PYTHON) -m toolbox_operator.api.crd $$fresh >/dev/null && diff -r $$fresh crds && rm -r $$fresh
 
 fmt: $(STAMP) ## formats the code

@@ -30,11 +30,11 @@ class Timings(BaseModel):
     ack_deadline: Seconds = 5.0
     """How long a call waits for the workers before it answers AckPending."""
     silence: Seconds = 0.3
-    """A worker that owes an acknowledgement and says nothing for this long is killed."""
-    loading_silence: Seconds = 5.0
-    """The same for a worker that is still loading its first snapshot."""
-    worker_lost: Seconds = 30.0
-    """How long a worker without a socket serves its last snapshot (the gateway's contract)."""
+    """A worker that owes the acknowledgement of a withdrawal and says nothing for this long is killed."""
+    patient_silence: Seconds = 5.0
+    """The same where nothing is withdrawn, and for a worker that is still loading its first snapshot."""
+    worker_lost: Seconds = 31.0
+    """After this long a worker without a socket counts as refusing everything: its own 30 s, and a margin."""
     hello_deadline: Seconds = 5.0
 
     heartbeat: Seconds = 10.0

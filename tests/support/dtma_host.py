@@ -135,6 +135,15 @@ class FakeEngine:
         self.containers.pop(instance_id, None)
         self.removed.append(instance_id)
 
+    async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
+        """Remove what is neither known nor wanted."""
+        if not self.available:
+            raise EngineUnavailable("the engine is away")
+        orphans = tuple(sorted(self.containers.keys() - known - self.wanted.keys()))
+        for instance_id in orphans:
+            await self.remove(instance_id)
+        return orphans
+
     async def logs(self, instance_id: str, *, tail: int, since: float | None, follow: bool) -> AsyncGenerator[bytes]:
         """Lines set by the test; following never ends."""
         if not self.available:

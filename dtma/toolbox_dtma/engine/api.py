@@ -62,6 +62,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
+        """Remove containers and networks of this host's whose instance is neither known nor wanted; their ids.
+
+        Only with a complete set of known instances. Raises `EngineUnavailable`.
+        """
+        ...
+
     def logs(self, instance_id: str, *, tail: int, since: float | None, follow: bool) -> AsyncIterator[bytes]:
         """Container output, stdout and stderr in order. Raises `KeyError` for an unknown instance."""
         ...

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from toolbox_dtma import __version__
-from toolbox_dtma.engine.api import Engine
+from toolbox_dtma.engine.api import Engine, EngineUnavailable
 from toolbox_dtma.link.messages import Change
 from toolbox_dtma.management.events import EventLog
 from toolbox_dtma.management.grants import Grants
@@ -123,6 +123,7 @@ class Service:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._engine.run(self.instances.on_seen), name="engine")
                 await self._first_sight()
+                group.create_task(self._sweep(), name="sweep")
                 listening = asyncio.Event()
                 group.create_task(self.policy.run(started=listening), name="policy")
                 group.create_task(self._prober.run(self.instances), name="prober")
@@ -132,6 +133,16 @@ class Service:
             self.ready.clear()
             self.events.close()
             await self.instances.removals.close()
+
+    async def _sweep(self) -> None:
+        """Once a start: remove containers that a crash left behind, between Docker and the state on disk."""
+        while True:
+            try:
+                await self._engine.sweep(frozenset(self.state.instances))
+                return
+            except EngineUnavailable as error:
+                log.info("leftovers are looked for when the engine is back", error=str(error))
+                await asyncio.sleep(self.timings.removal_retry)
 
     async def _first_sight(self) -> None:
         """Let the engine show what runs, so that a restart of DTMA alone looks like nothing to anyone."""

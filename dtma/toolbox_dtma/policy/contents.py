@@ -66,6 +66,12 @@ class Contents:
     instances: dict[str, InstanceRoute] = field(default_factory=dict[str, InstanceRoute])
     grants: dict[str, GrantPolicy] = field(default_factory=dict[str, GrantPolicy])
 
+    def withdraws(self, change: Change) -> bool:
+        """Whether the change may take something away: a grant or an instance goes, or a grant is no longer as it was."""
+        return bool(change.grants_gone or change.instances_gone) or any(
+            self.grants.get(grant.uid, grant) != grant for grant in change.grants
+        )
+
     def apply(self, change: Change) -> None:
         """Make the change part of the policy."""
         self.instances.update({route.id: route for route in change.instances})

@@ -83,6 +83,7 @@ class PolicyServer:
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
         self.contents = Contents(keyring)
         self.revision = first_revision
+        self._withdrawn = first_revision
         self._socket_path = socket_path
         self._gateway = (gateway_uid, gateway_gid)
         self._save_workers = save_workers
@@ -130,6 +131,8 @@ class PolicyServer:
         """Make a change part of the policy and send it to every worker; the revision to wait for."""
         for part in split(change):
             self.revision += 1
+            if self.contents.withdraws(part):
+                self._withdrawn = self.revision
             self.contents.apply(part)
             frame = encode_frame(Delta(revision=self.revision, change=part))
             for worker in tuple(self._workers):
@@ -339,12 +342,17 @@ class PolicyServer:
         await self._save_members()
 
     def _ping_overdue(self) -> None:
-        """Counting pings, not seconds: a stall of this process must not look like silence of a worker."""
+        """Counting pings, not seconds: a stall of this process must not look like silence of a worker.
+
+        Only a withdrawal is worth a worker's life after so short a silence: killing it breaks every stream it
+        relays, and on a busy machine 300 ms of silence are nothing unusual.
+        """
         for worker in tuple(self._workers):
             member = worker.member
             if member.acked >= self.revision:
                 continue
-            allowed = PINGS if member.acked else PINGS * self._timings.loading_silence / self._timings.silence
+            urgent = 0 < member.acked < self._withdrawn
+            allowed = PINGS if urgent else PINGS * self._timings.patient_silence / self._timings.silence
             if member.pings < allowed:
                 member.pings += 1
                 self._send(worker, encode_frame(Ping(nonce=next(self._nonces))))

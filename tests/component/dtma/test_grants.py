@@ -200,6 +200,19 @@ async def test_a_silent_worker_is_killed_and_the_revocation_goes_through(host: D
         assert len(processes.killed) == 1
 
 
+async def test_a_worker_is_not_killed_for_being_slow_to_learn_of_a_new_grant(host: DtmaHost) -> None:
+    processes = host.processes
+    assert isinstance(processes, FakeProcesses)
+    async with connected(ScriptedWorker(), host.socket_path) as busy:
+        busy.acks = busy.pongs = False
+        busy.probes = lambda _: None
+        assert code_of(await put(host)) == "AckPending"
+        assert processes.killed == []
+        # The same silence costs its life as soon as something is withdrawn.
+        assert (await delete(host)).status_code == 204
+        assert len(processes.killed) == 1
+
+
 async def test_a_worker_that_answers_pings_is_not_killed(host: DtmaHost, worker: ScriptedWorker) -> None:
     processes = host.processes
     assert isinstance(processes, FakeProcesses)

@@ -127,6 +127,19 @@ async def test_a_removal_goes_on_by_itself_when_the_engine_is_back(host: DtmaHos
     await eventually(removed, lambda ids: ids == ["i-1"], "removed without another request")
 
 
+async def test_a_container_that_no_record_knows_is_removed_at_the_start(host: DtmaHost) -> None:
+    await put(host)
+    await host.stop()
+    host.engine.containers["left-behind"] = "start-0"
+    await host.start()
+
+    async def removed() -> list[str]:
+        return host.engine.removed
+
+    await eventually(removed, lambda ids: ids == ["left-behind"], "removed without being asked")
+    assert (await get(host)).status_code == 200
+
+
 async def test_a_removal_cut_short_by_a_restart_is_finished_after_it(host: DtmaHost) -> None:
     await put(host)
     host.engine.removable.clear()
