@@ -36,6 +36,7 @@ test-crds: $(STAMP) ## CRDs, CEL rules and examples against the CRD server of Ku
 verify: lint types ## what CI checks besides the tests: format, lint, types, layers, generated CRDs
 	PYTHONPATH=operator:dtma $(BIN)/lint-imports --no-cache --no-logo
 	fresh=$$(mktemp -d) && $(PYTHON) -m toolbox_operator.api.crd $$fresh >/dev/null && diff -r $$fresh crds && rm -r $$fresh
+	$(PYTHON) -m toolbox_operator.domain.policy | diff - docs/failures.md
 
 fmt: $(STAMP) ## formats the code
 	$(BIN)/ruff check --fix $(PATHS)
@@ -48,8 +49,9 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## basedpyright, strict
 	$(BIN)/basedpyright
 
-crds: $(STAMP) ## writes crds/ from the pydantic models
+crds: $(STAMP) ## writes crds/ from the pydantic models, and docs/failures.md from the failure table
 	$(PYTHON) -m toolbox_operator.api.crd crds
+	$(PYTHON) -m toolbox_operator.domain.policy > docs/failures.md
 
 lock: $(STAMP) ## raises requirements/dev.lock to the newest allowed versions
 	$(BIN)/pip-compile --upgrade --allow-unsafe --extra=dev --extra=dtma --extra=operator --generate-hashes --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file=requirements/dev.lock --strip-extras pyproject.toml

@@ -67,7 +67,7 @@ class Contents:
     grants: dict[str, GrantPolicy] = field(default_factory=dict[str, GrantPolicy])
 
     def withdraws(self, change: Change) -> bool:
-        """Whether the change may take something away: a grant or an instance goes, or a grant is no longer as it was."""
+        """Whether somebody may lose something: a grant or an instance goes, or a known grant changes."""
         return bool(change.grants_gone or change.instances_gone) or any(
             self.grants.get(grant.uid, grant) != grant for grant in change.grants
         )

@@ -110,7 +110,15 @@ INSTANCES: Final[dict[InstanceReason, tuple[MCPServerPhase, str]]] = {
 
 def as_markdown() -> str:
     """Both tables, for the documentation."""
-    lines = ["| host answers | error type | reason | what helps |", "|---|---|---|---|"]
+    lines = [
+        "# What failures mean",
+        "",
+        "Written by `make crds` from `toolbox_operator/domain/policy.py`. *Stalled* waits for an edit of the object,",
+        "*Waiting* tries again with back-off (at most 30 s), *Soon* at once; after *Fenced* this process writes no more.",
+        "",
+        "| host answers | error type | reason | what helps |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {code} | {p.next} | {p.reason} | {p.advice} |" for code, p in PROBLEMS.items()]
     lines += ["", "| host reports | phase | meaning |", "|---|---|---|"]
     lines += [f"| {reason} | {phase} | {meaning} |" for reason, (phase, meaning) in INSTANCES.items()]
