@@ -82,11 +82,15 @@ def registry(supervisor: Supervisor, state_folder: Path) -> Registry:
 def stack(
     supervisor: Supervisor,
     state_folder: Path,
-    kubernetes: Cluster,
     postgres_server: Postgres,
     docker_engine: Engine,
     registry: Registry,
 ) -> LocalStack:
-    """The whole system: a toolbox host (DTMA, gateway) and the operator, on the session's other parts."""
-    parts = Parts(kubernetes, postgres_server, docker_engine, registry)
+    """The whole system: API server, toolbox host (DTMA, gateway) and operator, on the session's other parts.
+
+    The API server is its own: this operator would answer to the objects of every other test, and hold the Lease.
+    """
+    cluster = kubernetes_module.start(supervisor, state_folder / "stack-kubernetes")
+    cluster.install_crds()
+    parts = Parts(cluster, postgres_server, docker_engine, registry)
     return stack_module.start_on(supervisor, parts, state_folder / "stack")
