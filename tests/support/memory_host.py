@@ -74,12 +74,21 @@ class Machine:
     def cut(self) -> None:
         """Nobody reaches the host, and watches end."""
         self.reachable = False
+        self.end_watches()
+
+    def end_watches(self) -> None:
+        """The streams of events end; the host stays reachable."""
         for watcher in self._watchers:
             watcher.put_nowait(None)
 
     def heal(self) -> None:
         """The host can be reached again."""
         self.reachable = True
+
+    def beat(self) -> None:
+        """A heartbeat to every watch."""
+        for watcher in self._watchers:
+            watcher.put_nowait(HostEvent())
 
     def set_outcome(self, outcome: Outcome | None) -> None:
         """Have every instance change to this."""

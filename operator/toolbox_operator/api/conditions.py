@@ -68,6 +68,7 @@ class Reason(StrEnum):
     HOST_TLS_FAILED = "HostTLSFailed"
     HOST_REJECTED = "HostRejected"
     HOST_LOST = "HostLost"
+    KUBERNETES_REFUSED = "KubernetesRefused"
     INTERNAL_ERROR = "InternalError"
     # an edit of this object is the only cure (Stalled)
     SPEC_INVALID = "SpecInvalid"

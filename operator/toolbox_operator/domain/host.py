@@ -46,6 +46,8 @@ class HostView:
     instances: Mapping[str, InstanceReport] = field(default_factory=dict[str, InstanceReport])
     grants: Mapping[str, GrantReport] = field(default_factory=dict[str, GrantReport])
     failure: HostFailure | None = None
+    contact: int = 0
+    """Which contact of this process it is, counted over all hosts: calls may have failed between two. 0: none yet."""
     lost_in: float | None = None
     """Seconds until `Lost`, while contact is missing and the lease runs."""
 

@@ -55,12 +55,12 @@ PROBLEMS: Final[dict[ProblemCode, Policy]] = {
     ProblemCode.OWNER_MISMATCH: Policy(
         Next.STALLED,
         Reason.INSTANCE_ID_IN_USE,
-        "another cluster owns this id on the host: remove it there, or choose another instance-id",
+        "another cluster owns this id on the host: remove it there, or create this one anew with another instance-id",
     ),
     ProblemCode.IDENTITY_MISMATCH: Policy(
         Next.STALLED,
         Reason.INSTANCE_ID_IN_USE,
-        "an object of another name owns this id on the host: choose another instance-id",
+        "an object of another name owns this id on the host: create this one anew with another instance-id",
     ),
     ProblemCode.STALE_GENERATION: Policy(Next.SOON, Reason.HOST_REJECTED, "the host knows a newer generation"),
     ProblemCode.DELETED: Policy(

@@ -43,7 +43,9 @@ class ServerObserved:
 
 
 def instance_id_of(server: ServerObject) -> str:
-    """Annotation, else what status recorded, else the UID."""
+    """Annotation, else what status recorded, else the UID; of one being deleted, what it ran under comes first."""
+    if server.deleting and server.status.instance_id is not None:
+        return server.status.instance_id
     return server.annotations.get(ANNOTATION_INSTANCE_ID) or server.status.instance_id or server.uid
 
 

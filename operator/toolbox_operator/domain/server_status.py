@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from toolbox_dtma.wire import ContainerReport, InstancePhase, InstanceReport, InstanceState
+from toolbox_dtma.wire import ContainerReport, InstancePhase, InstanceReason, InstanceReport, InstanceState
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.mcpserver import (
     ContainerStatus,
@@ -96,7 +96,7 @@ def _under_way(report: InstanceReport) -> MCPServerPhase:
 def _observed(report: InstanceReport) -> list[Wanted]:
     """Deployed and Ready from an observation of the newest spec."""
     observed = report.observed
-    message = _sentence(report)
+    message = sentence(observed.reason, observed.message)
     reason = str(observed.reason)
     match observed.phase:
         case InstancePhase.READY if observed.probe is not None and observed.probe.ok:
@@ -126,11 +126,12 @@ def _observed(report: InstanceReport) -> list[Wanted]:
             ]
 
 
-def _sentence(report: InstanceReport) -> str:
-    meaning = INSTANCES[report.observed.reason][1]
-    sentence = f"{meaning[0].upper()}{meaning[1:]}"
-    said = shorten(report.observed.message.strip(), 512)
-    return f"{sentence}: {said.rstrip('.')}." if said else f"{sentence}."
+def sentence(reason: InstanceReason, said: str) -> str:
+    """What a host's reason means and what to do, then what the host itself said, if anything."""
+    meaning = INSTANCES[reason][1]
+    ours = f"{meaning[0].upper()}{meaning[1:]}."
+    said = shorten(said.strip(), 512).rstrip(".")
+    return f"{ours} The host says: {said}." if said else ours
 
 
 def _status(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from toolbox_dtma.wire import (
     GrantReport,
     HostConfig,
     HostFacts,
+    InstanceReason,
     InstanceReport,
     OwnerClaimed,
     ProblemCode,
@@ -40,6 +42,8 @@ CALL_FAILURES_TO_BREAK = 3
 """So many calls in a row without an answer end a contact that still looks alive."""
 
 _MUTATIONS_AT_ONCE = 4
+
+_CONTACTS = itertools.count(1)
 
 
 class Contact:
@@ -79,6 +83,7 @@ class Contact:
         self._instances: dict[str, InstanceReport] = {}
         self._grants: dict[str, GrantReport] = {}
         self._synced = False
+        self._contact = 0
         self._live = False
         self._failure: HostFailure | None = None
         self._failed_calls = 0
@@ -135,6 +140,7 @@ class Contact:
             instances=self._instances,
             grants=self._grants,
             failure=self._failure,
+            contact=self._contact,
             lost_in=lost_in,
         )
 
@@ -213,7 +219,7 @@ class Contact:
     async def _identify(self) -> None:
         claimed = await self._claim()
         facts = await self._host.facts()
-        self._heard = self._clock.monotonic()
+        # Not contact yet: of a host that cannot be listed nothing is known, however often it says who it is.
         self._facts, self._host_id, self._failure = facts, claimed.host_id, None
 
     async def _claim(self) -> OwnerClaimed:
@@ -239,6 +245,7 @@ class Contact:
         self._cursor = listed.cursor
         self._heard = self._since = self._clock.monotonic()
         self._synced, self._live, self._failed_calls = True, True, 0
+        self._contact = next(_CONTACTS)
         self._queue.add(Kind.TOOLBOX, self.key)
         for report in {**before_instances, **self._instances}.values():
             if before_instances.get(report.id) != self._instances.get(report.id):
@@ -259,6 +266,8 @@ class Contact:
             case InstanceReport() as report:
                 if self._take_instance(report):
                     self._queue.add(Kind.MCP_SERVER, Key(report.namespace, report.name))
+                if self._engine_is_up() is (report.observed.reason is InstanceReason.ENGINE_UNAVAILABLE):
+                    await self._look_again()
             case DeletedInstance(id=instance_id):
                 gone = self._instances.get(instance_id)
                 self.forget_instance(instance_id)
@@ -267,9 +276,20 @@ class Contact:
             case GrantProgrammed() as programmed:
                 await self._take_grant(programmed)
             case None:
-                pass
+                if not self._engine_is_up():
+                    await self._look_again()
         if event.cursor:
             self._cursor = event.cursor
+
+    def _engine_is_up(self) -> bool:
+        return self._facts is None or self._facts.engine.available
+
+    async def _look_again(self) -> None:
+        """What the host said of itself when it was found is old: its engine went, or may have come back."""
+        was_up = self._engine_is_up()
+        self._facts = await self._host.facts()
+        if self._engine_is_up() is not was_up:
+            self._queue.add(Kind.TOOLBOX, self.key)
 
     def _take_instance(self, report: InstanceReport) -> bool:
         known = self._instances.get(report.id)

@@ -68,8 +68,10 @@ class GuardedHost:
 
     @asynccontextmanager
     async def _slot(self) -> AsyncGenerator[WatchableHost]:
-        host = self._contact.host
+        _ = self._contact.host  # without contact nobody waits for a slot
         async with self._contact.slots:
+            # Looked up again: contact may have been lost, or made anew with another client, while this one waited.
+            host = self._contact.host
             try:
                 yield host
             except HostUnreachable:

@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.runtime import Clock
 
+_VOID = 64
+"""So many void times are kept before they are cleared out."""
+
 
 class KeyQueue:
     """Which key is due. A key added while it runs runs once more; whoever asks for the soonest time wins."""
@@ -27,7 +30,7 @@ class KeyQueue:
         """Running keys that were added meanwhile."""
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
-        """Every time ever asked for; an entry that differs from `_due` is void."""
+        """Times asked for; an entry that differs from `_due` is void."""
         self._failures: dict[Key, int] = {}
 
     def __len__(self) -> int:
@@ -42,6 +45,11 @@ class KeyQueue:
     def delayed(self) -> int:
         """How many keys have a time to wait for."""
         return len(self._due)
+
+    @property
+    def planned(self) -> int:
+        """How many times are kept, void ones included: a bound on memory."""
+        return len(self._heap)
 
     def add(self, key: Key) -> None:
         """Due now, whatever was planned."""
@@ -58,6 +66,10 @@ class KeyQueue:
             return
         self._due[key] = when
         heapq.heappush(self._heap, (when, key))
+        if len(self._heap) > 2 * len(self._due) + _VOID:
+            # A void entry of a far date would otherwise stay until then.
+            self._heap = [(due, key) for key, due in self._due.items()]
+            heapq.heapify(self._heap)
 
     def pop(self, now: float) -> Key | None:
         """The next due key, which counts as running until `done`; None when nothing is due."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
+from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, FINALIZER_CLEANUP, Body, Key, Kind
+from toolbox_operator.api.parse import ToolboxObject
 from toolbox_operator.domain.values import seniority
 from toolbox_operator.reconcile.context import Context
 
@@ -47,9 +48,21 @@ def instance_id(server: Body) -> str:
     return str(annotated or _part(server, "status").get("instanceId") or server["metadata"]["uid"])
 
 
-def servers_of(ctx: Context, toolbox: Key) -> list[Body]:
-    """The servers on a Toolbox, those being deleted included."""
-    return [body for body in ctx.cache.all(Kind.MCP_SERVER) if toolbox_key(body) == toolbox]
+def uses(server: Body, toolbox: ToolboxObject) -> bool:
+    """Whether a server is, or may soon be, on the host of a Toolbox.
+
+    One that only names a Toolbox which never took it must not count: anybody could hold up its deletion.
+    """
+    if toolbox_key(server) != toolbox.key:
+        return False
+    if toolbox.spec is None or FINALIZER_CLEANUP in (server["metadata"].get("finalizers") or ()):
+        return True
+    return toolbox.spec.allowed_servers.namespaces.permits(toolbox.key.namespace, server["metadata"]["namespace"])
+
+
+def servers_of(ctx: Context, toolbox: ToolboxObject) -> list[Body]:
+    """The servers that use a Toolbox, those being deleted included."""
+    return [body for body in ctx.cache.all(Kind.MCP_SERVER) if uses(body, toolbox)]
 
 
 def connections_of(ctx: Context, server: Key) -> Iterator[Body]:

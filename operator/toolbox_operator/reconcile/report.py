@@ -15,7 +15,7 @@ from toolbox_operator.domain.conditions import find, is_true
 from toolbox_operator.domain.hold import Hold, waits_for
 from toolbox_operator.domain.policy import PROBLEMS, Next
 from toolbox_operator.hosts.api import HostError, HostProblem, HostUnauthorized, HostUnreachable, HostUntrusted
-from toolbox_operator.kube.api import KubeError
+from toolbox_operator.kube.api import KubeError, Refused
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.errors import Fenced, ReconcileError, Stalled, Waiting
 from toolbox_operator.reconcile.status import write_status
@@ -104,12 +104,17 @@ def give_up(hold: Hold, timings: Timings) -> NoReturn:
 
 
 async def explained(work: Awaitable[Outcome], explain: Callable[[Hold], Awaitable[object]]) -> Outcome:
-    """Do the work of a reconcile; when it fails in a way that nobody planned, have status say so, then fail.
+    """Do the work of a reconcile; when it is refused or fails as nobody planned, have status say so, then fail.
 
     The workers log and retry it. Without this a defect would leave the object with a status of better days.
     """
     try:
         return await work
+    except Refused as error:
+        # A quota, a webhook or a missing right: the person at the object may be the one who can change it.
+        message = f"Kubernetes refused a write of the operator, which tries again: {error}"
+        await explain(waits_for(Reason.KUBERNETES_REFUSED, message, ConditionType.READY, quiet=True))
+        raise
     except (ReconcileError, KubeError, Fenced, TimeoutError):
         raise
     except Exception as error:

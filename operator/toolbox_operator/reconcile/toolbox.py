@@ -45,6 +45,8 @@ class _Seen:
 
     uid: str
     state: HostState | None
+    contact: int
+    """Also when the host looks as before: what was asked for between two contacts is still to be done."""
 
 
 class ToolboxReconciler:
@@ -125,7 +127,7 @@ class ToolboxReconciler:
             toolbox=toolbox,
             host=host,
             rival=self._rival(toolbox, host),
-            servers=len(servers_of(self._ctx, toolbox.key)),
+            servers=len(servers_of(self._ctx, toolbox)),
         )
 
     def _rival(self, toolbox: ToolboxObject, host: HostView | None) -> Key | None:
@@ -146,9 +148,9 @@ class ToolboxReconciler:
         """Keep the `in-use` finalizers in step with the Secrets referred to, and with whether anybody needs them."""
         if FINALIZER_IN_USE not in toolbox.finalizers:
             return toolbox
-        if servers_of(self._ctx, toolbox.key):
+        if servers_of(self._ctx, toolbox):
             return await in_use.hold(self._ctx, toolbox)
-        if await self._removal.unused(toolbox.key):
+        if await self._removal.unused(toolbox):
             return await in_use.let_go(self._ctx, toolbox)
         return toolbox
 
@@ -175,7 +177,10 @@ class ToolboxReconciler:
         """Requeue the servers and connections of a Toolbox when what they see of it changed."""
         shown = None
         if seen is not None:
-            shown = _Seen(seen.toolbox.uid, seen.host.state if seen.host is not None else None)
+            host = seen.host
+            shown = _Seen(
+                seen.toolbox.uid, host.state if host is not None else None, host.contact if host is not None else 0
+            )
         if self._shown.get(key) == shown:
             return
         if shown is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.meta import FINALIZER_CLEANUP, FINALIZER_IN_USE, Body, Key, Kind
+from toolbox_operator.api.parse import ToolboxObject
 from toolbox_operator.domain.server import abandoned
 from toolbox_operator.domain.toolbox import ToolboxObserved, deleting_status, in_use_message
 from toolbox_operator.kube.api import MCP_SERVERS, Missing
 from toolbox_operator.reconcile import in_use
 from toolbox_operator.reconcile.context import Context
-from toolbox_operator.reconcile.relations import servers_of, toolbox_key
+from toolbox_operator.reconcile.relations import servers_of, uses
 from toolbox_operator.reconcile.report import event, report
 from toolbox_operator.reconcile.rows import toolbox_row
 from toolbox_operator.runtime import NOTHING, Outcome
@@ -24,12 +25,12 @@ class ToolboxRemoval:
     async def remove(self, seen: ToolboxObserved) -> Outcome:
         """One step towards the object's end."""
         ctx, toolbox = self._ctx, seen.toolbox
-        servers = servers_of(ctx, toolbox.key)
+        servers = servers_of(ctx, toolbox)
         if abandoned(toolbox.annotations):
             if servers:
                 self._warn(seen, servers)
             return await self._release(seen, "abandoned" if servers else "deleted")
-        if servers or not await self.unused(toolbox.key):
+        if servers or not await self.unused(toolbox):
             staying = [Key.of(body) for body in servers if not body["metadata"].get("deletionTimestamp")]
             leaving = [Key.of(body) for body in servers if body["metadata"].get("deletionTimestamp")]
             message = in_use_message(staying, leaving)
@@ -37,10 +38,10 @@ class ToolboxRemoval:
             return Outcome(ctx.timings.backoff_max)
         return await self._release(seen, "deleted")
 
-    async def unused(self, key: Key) -> bool:
-        """Whether the API server itself says that no server is on this Toolbox."""
+    async def unused(self, toolbox: ToolboxObject) -> bool:
+        """Whether the API server itself says that no server uses this Toolbox."""
         live, _ = await self._ctx.kube.list(MCP_SERVERS)
-        return not any(toolbox_key(body) == key for body in live)
+        return not any(uses(body, toolbox) for body in live)
 
     def _warn(self, seen: ToolboxObserved, servers: list[Body]) -> None:
         toolbox = seen.toolbox

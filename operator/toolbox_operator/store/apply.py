@@ -13,7 +13,7 @@ from toolbox_operator.store import queries
 from toolbox_operator.store.api import Observation
 from toolbox_operator.store.decide import Fence, Stored, decide, may_replace
 from toolbox_operator.store.pending import Change, Closing, Event, Sweep
-from toolbox_operator.store.records import Agent, Kind, Record
+from toolbox_operator.store.records import Agent, Kind, Record, row_ids
 
 Parameters = Mapping[str, Any]
 
@@ -135,7 +135,9 @@ async def write_sweep(connection: AsyncConnection, sweep: Sweep, fence: Fence) -
     closed = 0
     parameters = _closing_parameters(replace(fence, at=sweep.at))
     for kind in reversed(Kind):
-        result = await connection.execute(queries.sweep(kind), {**parameters, "p_keep": sorted(sweep.keep[kind])})
+        result = await connection.execute(
+            queries.sweep(kind), {**parameters, "p_keep": sorted(row_ids(sweep.keep[kind]))}
+        )
         closed += result.rowcount
     result = await connection.execute(queries.close_unused_agents(chosen=False), parameters)
     return closed + result.rowcount

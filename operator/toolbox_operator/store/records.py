@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, cast
@@ -196,6 +196,19 @@ def storable(value: Any) -> Any:
     if value is None or isinstance(value, int):
         return value
     return str(value)
+
+
+def row_ids(ids: Iterable[str]) -> frozenset[str]:
+    """Those that a row can have, canonical. An object may carry anything as its id; no row was written for that."""
+    return frozenset(canonical(id_) for id_ in ids if _is_uuid(id_))
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def canonical(id_: str) -> str:

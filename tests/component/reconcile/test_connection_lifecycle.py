@@ -12,7 +12,7 @@ import pytest
 from support.certificates import CA_PEM
 from support.operator_world import NS, World, world
 from toolbox_operator.api.meta import ANNOTATION_ROTATE, Key, Kind
-from toolbox_operator.kube.api import CONNECTIONS, SECRETS
+from toolbox_operator.kube.api import CONNECTIONS, SECRETS, Refused
 
 pytestmark = pytest.mark.component
 
@@ -124,6 +124,25 @@ async def test_a_foreign_secret_is_a_conflict_and_never_touched() -> None:
         assert w.machine().grants == {}
         w.kube.remove(SECRETS, Key(NS, "bot-time-mcp"))
         await w.advance(6)
+        assert w.ready(Kind.CONNECTION, key) == ("True", "Connected")
+
+
+async def test_a_secret_that_kubernetes_does_not_take_is_told_in_status_until_it_does() -> None:
+    def quota(name: str) -> None:
+        if name.startswith("create Secret"):
+            raise Refused(403, "POST /secrets: 403 Forbidden: exceeded quota: few")
+
+    async with world() as w:
+        w.kube.before_write = quota
+        key = await connected(w)
+        assert w.ready(Kind.CONNECTION, key) == ("False", "KubernetesRefused")
+        (ready,) = [c for c in w.status(Kind.CONNECTION, key)["conditions"] if c["type"] == "Ready"]
+        assert "exceeded quota: few" in ready["message"]
+        writes = len(w.kube.writes)
+        await w.advance(10)
+        assert len(w.kube.writes) == writes
+        w.kube.before_write = lambda _: None
+        await w.advance(10)
         assert w.ready(Kind.CONNECTION, key) == ("True", "Connected")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from support.operator_world import NS, World, world
@@ -184,6 +186,29 @@ async def test_an_instance_id_that_changes_later_is_stalled_and_the_container_st
         await w.settle()
         assert w.condition(SERVER, server, "Stalled") == ("True", "InstanceIdInvalid")
         assert w.machine().desired == before
+
+
+async def test_a_server_is_removed_under_the_id_it_ran_under_whatever_its_annotation_says_by_then() -> None:
+    async with world() as w:
+        w.toolbox()
+        key = w.server()
+        await w.settle()
+        instance_id = w.status(Kind.MCP_SERVER, key)["instanceId"]
+        w.annotate(Kind.MCP_SERVER, key, ANNOTATION_INSTANCE_ID, "not-a-uuid")
+        await w.settle()
+        w.delete(Kind.MCP_SERVER, key)
+        left: list[set[str]] = []
+        release = w.kube.merge_patch
+
+        async def observed(*args: Any, **kwargs: Any) -> Any:
+            left.append(set(w.machine().desired))
+            return await release(*args, **kwargs)
+
+        w.kube.merge_patch = observed
+        await w.settle()
+        assert not w.exists(Kind.MCP_SERVER, key)
+        assert left[0] == set(), "the finalizer went before the container"
+        assert w.store.closed == {instance_id: "deleted"}
 
 
 async def test_a_broken_spec_is_stalled_and_leaves_what_runs_alone_until_it_is_repaired() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from support.memory_host import Machine
 from support.operator_world import NS, World, world
+from toolbox_dtma.wire import InstancePhase, InstanceReason
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.kube.api import SECRETS
 
@@ -103,6 +104,59 @@ async def test_an_engine_that_is_down_is_told() -> None:
         await w.settle()
         assert w.ready(TOOLBOX, toolbox) == ("False", "EngineUnavailable")
         assert w.condition(TOOLBOX, toolbox, "Reachable") == ("True", "Reachable")
+
+
+async def test_an_engine_that_comes_back_is_noticed_without_losing_contact() -> None:
+    async with world() as w:
+        w.machine().engine = False
+        toolbox = w.toolbox()
+        await w.settle()
+        w.machine().engine = True
+        w.machine().beat()
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("True", "Ready")
+
+
+async def test_an_engine_that_goes_down_while_servers_run_is_told_and_forgotten_when_they_run_again() -> None:
+    async with world() as w:
+        toolbox = await ready(w)
+        w.server()
+        await w.settle()
+        w.machine().engine = False
+        w.machine().set_outcome((InstancePhase.ERROR, InstanceReason.ENGINE_UNAVAILABLE, "no answer"))
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("False", "EngineUnavailable")
+        w.machine().engine = True
+        w.machine().set_outcome(None)
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("True", "Ready")
+
+
+async def test_a_server_that_the_toolbox_never_took_does_not_hold_up_its_deletion() -> None:
+    async with world() as w:
+        toolbox = await ready(w)
+        stranger = w.server("stranger", namespace="elsewhere")
+        await w.settle()
+        assert w.condition(Kind.MCP_SERVER, stranger, "Accepted") == ("False", "NotPermitted")
+        assert w.status(TOOLBOX, toolbox)["servers"] == 0
+        w.delete(TOOLBOX, toolbox)
+        await w.settle()
+        assert not w.exists(TOOLBOX, toolbox)
+        assert w.condition(Kind.MCP_SERVER, stranger, "Accepted") == ("False", "ToolboxNotFound")
+
+
+async def test_a_server_that_is_permitted_no_more_still_holds_up_the_deletion_of_its_toolbox() -> None:
+    async with world() as w:
+        toolbox = w.toolbox(allowedServers={"namespaces": {"from": "All"}})
+        guest = w.server("guest", namespace="elsewhere")
+        await w.settle()
+        w.patch(TOOLBOX, toolbox, allowedServers={"namespaces": {"from": "Same"}})
+        await w.settle()
+        assert w.status(TOOLBOX, toolbox)["servers"] == 1
+        w.delete(TOOLBOX, toolbox)
+        await w.settle()
+        assert w.ready(TOOLBOX, toolbox) == ("False", "InUse")
+        assert w.exists(Kind.MCP_SERVER, guest)
 
 
 async def test_one_host_that_is_away_holds_nothing_else_up() -> None:

@@ -218,6 +218,19 @@ async def test_a_sweep_closes_only_rows_of_its_own_cluster_that_nobody_submitted
     }
 
 
+async def test_an_id_that_no_row_can_have_does_not_stop_the_sweep(postgres: str) -> None:
+    world, odd = World("a"), World("b", instance_id="not-a-uuid")
+    async with running(postgres) as store:
+        store.submit(world.instance())
+        await until_written(store)
+    async with running(postgres) as store:
+        store.close(odd.instance(), "deleted")  # refused, and remembered
+        store.sweep(Live(frozenset(), frozenset({"foo", "not-a-uuid"}), frozenset()))
+        await until_written(store)
+        assert store.healthy
+    assert (await row_of(postgres, "account_tool_instances", world.instance_id))["delete_reason"] == "swept"
+
+
 async def test_a_swept_object_that_speaks_again_is_open_again(postgres: str) -> None:
     world = World()
     async with running(postgres) as store:

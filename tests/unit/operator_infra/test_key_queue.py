@@ -91,6 +91,19 @@ def test_a_key_added_often_runs_once() -> None:
     assert queue.pop(0.0) is None
 
 
+def test_a_far_date_asked_for_again_and_again_takes_no_memory() -> None:
+    queue = KeyQueue()
+    for turn in range(2000):
+        queue.add(KEYS[0])
+        assert queue.pop(0.0) == KEYS[0]
+        queue.done(KEYS[0])
+        queue.add_at(KEYS[0], 1e9 + turn)
+        queue.add_at(KEYS[1], 1e9)
+    assert queue.planned < 200
+    assert queue.delayed == 2
+    assert queue.next_due() == 1e9
+
+
 def test_a_key_added_while_it_runs_runs_once_more_and_never_beside_itself() -> None:
     queue = KeyQueue()
     queue.add(KEYS[0])

@@ -9,9 +9,9 @@ from support.operator_fakes import body_of
 from toolbox_operator.api.conditions import Condition
 from toolbox_operator.api.meta import Kind
 from toolbox_operator.api.toolbox import ToolboxPhase, ToolboxStatus
-from toolbox_operator.reconcile.status import merge_conditions, status_differs
+from toolbox_operator.reconcile.status import status_differs
 
-EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+EARLY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def ready(status: str = "True", *, at: datetime = EARLY, reason: str = "Ready", generation: int = 1) -> Condition:
@@ -60,19 +60,3 @@ def test_a_status_that_cannot_be_read_is_replaced() -> None:
     body = stored(None)
     body["status"] = {"phase": "Nonsense"}
     assert status_differs(body, ToolboxStatus())
-
-
-def test_the_transition_time_stays_while_the_status_stays() -> None:
-    merged = merge_conditions([ready()], [ready(reason="StillReady", at=LATE)], LATE, 2)
-    assert merged[0].last_transition_time == EARLY
-    assert (merged[0].reason, merged[0].observed_generation) == ("StillReady", 2)
-
-
-def test_the_transition_time_moves_with_the_status_in_whole_seconds() -> None:
-    merged = merge_conditions([ready()], [ready("False", reason="Gone")], LATE, 2)
-    assert merged[0].last_transition_time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def test_a_condition_that_is_no_longer_given_disappears() -> None:
-    stalled = ready().model_copy(update={"type": "Stalled"})
-    assert [condition.type for condition in merge_conditions([ready(), stalled], [ready()], LATE, 1)] == ["Ready"]
