@@ -19,6 +19,7 @@ import uvicorn
 from toolbox_dtma import pki
 from toolbox_dtma.engine.api import Engine
 from toolbox_dtma.management.app import make_app
+from toolbox_dtma.management.connection import bounded_protocol
 from toolbox_dtma.management.service import Service
 from toolbox_dtma.policy.process import LinuxProcesses, Processes
 from toolbox_dtma.settings import Bounds, Timings
@@ -87,6 +88,7 @@ async def serve(
             make_app(service, token=token),
             host=host.bind,
             port=host.management_port,
+            http=bounded_protocol(timings.request_head),
             ssl_certfile=state_dir / "tls.crt",
             ssl_keyfile=state_dir / "tls.key",
             log_config=None,

@@ -38,6 +38,8 @@ class Timings(BaseModel):
     hello_deadline: Seconds = 5.0
 
     heartbeat: Seconds = 10.0
+    request_head: Seconds = 10.0
+    """How long a connection to the management API may take from its start, or the first byte, to a whole head."""
     first_sight: Seconds = 3.0
     """How long the start waits for the engine to show what runs, before workers and callers are served."""
     removal_wait: Seconds = 30.0
@@ -57,9 +59,6 @@ class Bounds(BaseModel):
     event_bytes: int = 16 * 1024 * 1024
     log_bytes: int = 4 * 1024 * 1024
     """Most bytes of one answer that does not follow."""
-    log_tail: int = 10_000
-    instances: int = 1_000
-    grants: int = 20_000
     surface_bytes: int = 512 * 1024
     worker_backlog_bytes: int = 64 * 1024 * 1024
     """A worker that has this much unread is disconnected and gets a snapshot when it comes back."""

@@ -46,6 +46,7 @@ FAST = Timings(
     ack_deadline=0.6,
     worker_lost=1.5,
     heartbeat=0.1,
+    request_head=0.5,
     first_sight=0.3,
     removal_wait=0.5,
     removal_retry=0.05,

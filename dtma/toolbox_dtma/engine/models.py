@@ -23,7 +23,9 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_none_is_empty_list)]
 
 
 class _Docker(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_pascal, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_pascal, populate_by_name=True, hide_input_in_errors=True
+    )
 
 
 class EngineVersion(_Docker):
@@ -152,7 +154,7 @@ class DockerEvent(_Docker):
 class PullProgress(BaseModel):
     """One line of a pull."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     status: str = ""
     error: str | None = None

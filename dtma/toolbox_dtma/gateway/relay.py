@@ -31,6 +31,9 @@ MAX_DETACHED = 256
 OFFLOAD_BYTES = 64 * 1024
 """Documents above this are parsed in a thread."""
 
+WHOLE_BYTES = 64 * 1024
+"""Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -114,7 +117,8 @@ class Relay:
         self, request: web.BaseRequest, exchange: Exchange, call: Call, upstream: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         status = upstream.status
-        if status == 401 or 300 <= status < 400:
+        # A switch of protocols would make the connection a tunnel for whatever stands before the gateway.
+        if status < 200 or status == 401 or 300 <= status < 400:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
         if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
@@ -123,7 +127,7 @@ class Relay:
         if kind == "text/event-stream":
             return await self._events(request, exchange, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
-            return await self._filtered(exchange, call, upstream, kind, headers)
+            return await self._filtered(request, exchange, call, upstream, kind, headers)
         return await self._bytes(request, exchange, upstream, headers)
 
     def _signed_session(self, call: Call, upstream: aiohttp.ClientResponse) -> str | None:
@@ -167,6 +171,7 @@ class Relay:
 
     async def _filtered(
         self,
+        request: web.BaseRequest,
         exchange: Exchange,
         call: Call,
         upstream: aiohttp.ClientResponse,
@@ -194,7 +199,20 @@ class Relay:
                 status=upstream.status,
                 headers={name: value for name, value in headers.items() if name != "Content-Type"},
             )
-        return web.Response(status=upstream.status, headers={**headers, "Content-Type": "application/json"}, body=body)
+        headers = {**headers, "Content-Type": "application/json"}
+        if len(body) <= WHOLE_BYTES:
+            return web.Response(status=upstream.status, headers=headers, body=body)
+        # Written while the exchange is known, so that a slow client is bounded and a revocation cuts it.
+        response = web.StreamResponse(status=upstream.status, headers=headers)
+        response.content_length = len(body)
+        exchange.started = True
+        await response.prepare(request)
+        try:
+            for start in range(0, len(body), WHOLE_BYTES):
+                await _write(response, body[start : start + WHOLE_BYTES])
+        except (aiohttp.ClientError, TimeoutError):
+            _cut(request)
+        return response
 
     async def _shown(self, exchange: Exchange, raw: bytes) -> bytes:
         """A document as policy shows it at the moment of return. Raises `Undecidable`."""

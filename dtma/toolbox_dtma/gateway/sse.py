@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
+_LINE_BYTES = 64
+"""What keeping a line costs besides its bytes: short lines must not take many times the limit."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -125,6 +127,8 @@ class SseRewriter:
         if line:
             if _field(line) != b"id":
                 self._lines.append(line)
+                if len(self._lines) * _LINE_BYTES > self._max_event:
+                    raise EventTooLarge(f"an event has more than {self._max_event // _LINE_BYTES} lines")
         else:
             out.append(self._event())
         return end + 1

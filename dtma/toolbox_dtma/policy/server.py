@@ -327,7 +327,9 @@ class PolicyServer:
             if self._processes.is_dead(member.process):
                 self._members.drop(member)
         for member in self._members.drop_expired(now):
-            log.warning("gateway worker without a connection no longer counts", pid=member.process.pid)
+            # Its own 30 s begin when it notices the loss: one that was frozen meanwhile would serve on.
+            self._processes.kill(member.process)
+            log.warning("gateway worker without a connection no longer counts; killed", pid=member.process.pid)
         if now - self._pinged_at >= self._timings.silence / PINGS:
             self._pinged_at = now
             self._ping_overdue()

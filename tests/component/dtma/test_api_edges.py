@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator
 
@@ -13,6 +14,7 @@ from support.dtma_worker import ScriptedWorker, connected
 
 pytestmark = pytest.mark.component
 
+BEGUN = b"GET /v2/host HTTP/1.1\r\nHost: x\r\n"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -111,3 +113,20 @@ async def test_the_configuration_reaches_workers_and_survives_a_restart(host: Dt
         assert worker.policy.config is not None
         assert worker.policy.config.gateway_url == "https://tbx-1.example.com:30443"
         assert len(worker.policy.keyring.keys[0].secret) == 43
+
+
+@pytest.mark.parametrize(
+    ("before", "begun"), [(b"", b""), (b"", BEGUN), (b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", BEGUN)]
+)
+async def test_a_connection_that_does_not_finish_a_request_is_closed(
+    host: DtmaHost, before: bytes, begun: bytes
+) -> None:
+    trust = ssl.create_default_context(cafile=str(host.state_dir / "ca.crt"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", host.port, ssl=trust)
+    writer.write(before)
+    if before:
+        await reader.readuntil(b'"ok"}')
+    writer.write(begun)
+    async with asyncio.timeout(5):
+        await reader.read()
+    writer.close()

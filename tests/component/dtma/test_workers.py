@@ -187,3 +187,13 @@ def test_a_zombie_is_dead() -> None:
     child.wait(timeout=5)
     assert child.stdin is not None
     child.stdin.close()
+
+
+async def test_a_process_that_no_longer_counts_never_serves_again(host: DtmaHost, workers: Workers) -> None:
+    (worker,) = await real(host, workers)
+    worker.send_signal(signal.SIGSTOP)
+    host.timings = TIMINGS.model_copy(update={"worker_lost": 0.5})
+    await host.restart()
+    assert (await revoke(host)).status_code == 204
+    # Continued now, it would take the loss of its socket for new, and serve what was revoked for 30 s more.
+    assert worker.wait(timeout=5) == -signal.SIGKILL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -265,3 +266,17 @@ async def test_messages_of_a_stream_arrive_in_order(
     params = {"name": "wait_long", "arguments": {"seconds": 0.2}, "_meta": {"progressToken": "t"}}
     got = messages(await session.post(request("tools/call", params)))
     assert [m["params"]["progress"] for m in got[:-1]] == [0, 1, 2, 3] and got[-1]["id"] == 1
+
+
+async def test_a_server_cannot_switch_protocols(gateway: World, http: httpx.AsyncClient) -> None:
+    async def switch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(switch, "127.0.0.1", 0) as server:
+        instance = await asyncio.to_thread(gateway.instance, server.sockets[0].getsockname()[1])
+        connection = await asyncio.to_thread(gateway.connect, instance)
+        answer = await http.post(connection.url, json=request("ping"), headers=connection.headers)
+    assert answer.status_code == 502

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
+import socket
+import ssl
 import time
 
 import httpx
@@ -197,3 +200,35 @@ async def test_since_2026_a_hang_up_closes_the_server_s_side(
     headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
     await hang_up(http, script, gateway.connect(gateway.instance(script.port)), **headers)
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+
+
+async def test_a_filtered_answer_that_a_client_takes_slowly_is_cut(gateway: World, script: ScriptedServer) -> None:
+    tools = [{"name": f"get_{n}", "description": "x" * 1000} for n in range(3500)]
+
+    async def long_list(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}})
+
+    script.answer = long_list
+    connection = gateway.connect(gateway.instance(script.port), expose=restricted("get_*"))
+
+    def read_slowly() -> int:
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.connect(("127.0.0.1", gateway.port))
+        plain.settimeout(10)
+        body = json.dumps(request("tools/list")).encode()
+        head = {"Host": f"127.0.0.1:{gateway.port}", "Content-Length": str(len(body)), **connection.headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        with gateway.tls.client_context().wrap_socket(plain, server_hostname="127.0.0.1") as client:
+            client.sendall(f"POST /servers/{connection.instance}/mcp HTTP/1.1\r\n{lines}\r\n".encode() + body)
+            received = len(client.recv(100))
+            gateway.revoke(connection)
+            try:
+                while more := len(client.recv(65536)):
+                    received += more
+            except (ConnectionError, ssl.SSLError):
+                pass
+            return received
+
+    # What the kernel's buffers hold is on its way; the rest of 3.5 MB is not.
+    assert await asyncio.to_thread(read_slowly) < 3_000_000

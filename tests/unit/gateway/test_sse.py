@@ -113,3 +113,9 @@ def test_holding_begins_with_the_next_event() -> None:
     first, second = rewriter.feed(b"\ndata: 2\n\n", hold=True)
     assert first == b"\n"
     assert isinstance(second, HeldEvent) and second.data == b"2"
+
+
+def test_many_short_lines_count_for_the_memory_they_take() -> None:
+    rewriter = SseRewriter(1024 * 1024)
+    with pytest.raises(EventTooLarge):
+        rewriter.feed(b"x\n" * 100_000, hold=True)
