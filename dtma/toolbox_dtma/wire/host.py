@@ -1,4 +1,10 @@
-"""The host itself: ownership, configuration and facts."""
+"""The host itself: ownership, configuration and facts.
+
+>>> HostConfig(gateway_url="https://tbx-1.example.com:30443").model_dump(mode="json", by_alias=True)
+{'gatewayURL': 'https://tbx-1.example.com:30443', 'allowedOrigins': [], 'issuers': []}
+>>> OwnerClaim.model_validate_json('{"epoch": 3}').epoch
+3
+"""
 
 from __future__ import annotations
 

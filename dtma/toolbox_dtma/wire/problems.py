@@ -1,4 +1,10 @@
-"""Errors of the management API: `application/problem+json` (RFC 9457) with a stable `code`."""
+"""Errors of the management API: `application/problem+json` (RFC 9457) with a stable `code`.
+
+>>> code = ProblemCode.FENCED_EPOCH
+>>> fenced = Problem(title="Fenced", status=HTTP_STATUS[code], code=code, current=4)
+>>> fenced.model_dump(mode="json", exclude_defaults=True)
+{'title': 'Fenced', 'status': 409, 'code': 'FencedEpoch', 'current': 4}
+"""
 
 from __future__ import annotations
 
