@@ -66,6 +66,27 @@ def test_describe_tells_the_story_in_events(world: World) -> None:
     until("an event about readiness", described, lambda text: "Events:" in text and "Ready" in text.split("Events:")[1])
 
 
+def test_an_idle_system_writes_nothing_but_the_lease(world: World) -> None:
+    get = world.stack.parts.cluster.get
+
+    def renewed() -> str:
+        lease = get("lease", "magic-toolbox-operator", "-n", "magic-toolbox-system")
+        return str(lease["spec"]["renewTime"])
+
+    def versions() -> dict[str, str]:
+        items = get("tbx,mcps,amc,secrets", "-A")["items"]
+        return {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in items}
+
+    def after_renewals(count: int) -> dict[str, str]:
+        for _ in range(count):
+            last = renewed()
+            until("renewed", renewed, lambda now, last=last: now != last)
+        return versions()
+
+    settled = after_renewals(2)
+    assert after_renewals(4) == settled
+
+
 def test_a_container_removed_by_hand_comes_back(world: World) -> None:
     lost = world.status(HELLO)["container"]["id"]
     world.stack.parts.engine.docker("rm", "--force", lost)
