@@ -47,7 +47,7 @@ def word_count(text: Annotated[str, Field(max_length=100_000, description="The t
 
 
 # A ToolError is an answer that the agent sees and can act upon; the text of any other exception stays in the
-# log. The quickstart hides this tool from every agent with `expose.tools.deny`.
+# log. The quickstart hides this tool from every agent: `expose.tools.allow` does not name it.
 @server.tool()
 def fail(reason: Annotated[str, Field(max_length=200)] = "asked to") -> str:
     """Fail with the given reason: to see what a tool error looks like."""
