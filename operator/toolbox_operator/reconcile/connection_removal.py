@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolbox_dtma.wire import ProblemCode
 from toolbox_operator.api.conditions import ConditionType, Reason
-from toolbox_operator.api.meta import ANNOTATION_ABANDON, FINALIZER_CLEANUP, Key, Kind
+from toolbox_operator.api.meta import ANNOTATION_ABANDON, FINALIZER_CLEANUP, Key
 from toolbox_operator.domain.connection import ConnectionObserved
 from toolbox_operator.domain.connection_status import deleting_status
 from toolbox_operator.domain.hold import Hold, waits_for
@@ -15,7 +15,7 @@ from toolbox_operator.kube.api import CONNECTIONS, MCP_SERVERS, TOOLBOXES, Missi
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import server_key, toolbox_key
-from toolbox_operator.reconcile.report import event, hold_of, leave, report
+from toolbox_operator.reconcile.report import hold_of, leave, left_behind, report
 from toolbox_operator.reconcile.rows import connection_row
 from toolbox_operator.runtime import NOTHING, Outcome
 
@@ -81,19 +81,11 @@ class ConnectionRemoval:
         return lost and seen.toolbox is not None and seen.toolbox.deleting
 
     async def _abandon(self, seen: ConnectionObserved) -> Outcome:
-        connection = seen.connection
         message = (
             "Left behind: its host could not be told, so its token may still be accepted there. That ends when the"
             " host is in contact again with a Toolbox of this cluster."
         )
-        self._ctx.store.log(
-            object_kind=Kind.CONNECTION,
-            object_id=connection.uid,
-            type_="Warning",
-            reason=Reason.ABANDONED,
-            message=message,
-        )
-        event(self._ctx, connection.body, "Warning", Reason.ABANDONED, message)
+        left_behind(self._ctx, seen.connection, seen.connection.uid, message)
         return await self._release(seen, "abandoned")
 
     async def _blocked(self, seen: ConnectionObserved, hold: Hold) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolbox_dtma.wire import ProblemCode
 from toolbox_operator.api.conditions import ConditionType, Reason
-from toolbox_operator.api.meta import ANNOTATION_ABANDON, FINALIZER_CLEANUP, Key, Kind
+from toolbox_operator.api.meta import ANNOTATION_ABANDON, FINALIZER_CLEANUP, Key
 from toolbox_operator.domain.hold import Hold, waits_for
 from toolbox_operator.domain.server import Removal, ServerObserved, abandoned, removal, toolbox_of
 from toolbox_operator.domain.server_status import deleting_status
@@ -12,7 +12,7 @@ from toolbox_operator.hosts.api import HostError, HostProblem
 from toolbox_operator.kube.api import MCP_SERVERS, TOOLBOXES, Missing
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.metadata import patch_metadata
-from toolbox_operator.reconcile.report import event, hold_of, leave, report
+from toolbox_operator.reconcile.report import hold_of, leave, left_behind, report
 from toolbox_operator.reconcile.rows import instance_row
 from toolbox_operator.runtime import NOTHING, Outcome
 
@@ -63,14 +63,7 @@ class ServerRemoval:
             f"Left behind on the host of the Toolbox {toolbox_of(server)}: its container may still run there. It is"
             " removed when the host is in contact again with a Toolbox of this cluster."
         )
-        self._ctx.store.log(
-            object_kind=Kind.MCP_SERVER,
-            object_id=seen.instance_id,
-            type_="Warning",
-            reason=Reason.ABANDONED,
-            message=message,
-        )
-        event(self._ctx, server.body, "Warning", Reason.ABANDONED, message)
+        left_behind(self._ctx, server, seen.instance_id, message)
         return await self._release(seen, "abandoned")
 
     async def _blocked(self, seen: ServerObserved, hold: Hold) -> Outcome:

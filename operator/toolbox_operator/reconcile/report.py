@@ -63,6 +63,15 @@ def event(ctx: Context, body: Body, type_: Literal["Normal", "Warning"], reason:
     ctx.events.record(body, type_, reason, note, "Reconcile")
 
 
+def left_behind(
+    ctx: Context, obj: ToolboxObject | ServerObject | ConnectionObject, object_id: str, message: str
+) -> None:
+    """Record that an object is let go although its host was not cleaned: for people, and for the record."""
+    reason = Reason.ABANDONED
+    ctx.store.log(object_kind=obj.kind, object_id=object_id, type_="Warning", reason=reason, message=message)
+    event(ctx, obj.body, "Warning", reason, message)
+
+
 def _transition(before: Condition | None, after: Condition) -> bool:
     return before is None or (before.status, before.reason) != (after.status, after.reason)
 

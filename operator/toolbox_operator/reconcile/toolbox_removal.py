@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolbox_operator.api.conditions import Reason
-from toolbox_operator.api.meta import FINALIZER_CLEANUP, FINALIZER_IN_USE, Body, Key, Kind
+from toolbox_operator.api.meta import FINALIZER_CLEANUP, FINALIZER_IN_USE, Body, Key
 from toolbox_operator.api.parse import ToolboxObject
 from toolbox_operator.domain.server import abandoned
 from toolbox_operator.domain.toolbox import ToolboxObserved, deleting_status, in_use_message
@@ -11,7 +11,7 @@ from toolbox_operator.kube.api import MCP_SERVERS, Missing
 from toolbox_operator.reconcile import in_use
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.relations import servers_of, uses
-from toolbox_operator.reconcile.report import event, report
+from toolbox_operator.reconcile.report import left_behind, report
 from toolbox_operator.reconcile.rows import toolbox_row
 from toolbox_operator.runtime import NOTHING, Outcome
 
@@ -49,10 +49,7 @@ class ToolboxRemoval:
             f"Given up with {len(servers)} MCP server(s) on its host; they run on there until the host is registered"
             " again."
         )
-        self._ctx.store.log(
-            object_kind=Kind.TOOLBOX, object_id=toolbox.uid, type_="Warning", reason=Reason.ABANDONED, message=message
-        )
-        event(self._ctx, toolbox.body, "Warning", Reason.ABANDONED, message)
+        left_behind(self._ctx, toolbox, toolbox.uid, message)
 
     async def _release(self, seen: ToolboxObserved, reason: str) -> Outcome:
         toolbox = seen.toolbox
