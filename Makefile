@@ -7,7 +7,7 @@ PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
 
-.PHONY: help setup prepare demo test test-unit test-crds verify fmt lint types crds lock clean purge
+.PHONY: help setup prepare demo test test-unit test-faults test-crds verify fmt lint types crds lock clean purge
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -23,11 +23,14 @@ prepare: $(STAMP) ## downloads or builds what demo and test need (Kubernetes, Do
 demo: $(STAMP) ## a whole system on this machine until Ctrl-C; ONCE=1: one tool call, then the exit code says if it worked
 	$(PYTHON) -m localstack.demo $(if $(ONCE),--once)
 
-test: prepare ## all tests but those of make test-crds; ARGS="-k name -x" go to pytest
-	$(BIN)/pytest -m "not crds" $(ARGS)
+test: prepare ## all tests but the long ones below; ARGS="-k name -x" go to pytest
+	$(BIN)/pytest -m "not crds and not faults and not bench" $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need nothing but Python
-	$(BIN)/pytest -m "not crds and not integration and not e2e" $(ARGS)
+	$(BIN)/pytest -m "not crds and not faults and not bench and not integration and not e2e" $(ARGS)
+
+test-faults: prepare ## bad input, crashes and outages on real parts: about 20 minutes
+	$(BIN)/pytest -m faults $(ARGS)
 
 test-crds: $(STAMP) ## CRDs, CEL rules and examples against the CRD server of Kubernetes 1.36 (built once, cached)
 	hack/build-crd-server.sh >/dev/null

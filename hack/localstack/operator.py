@@ -23,7 +23,7 @@ class Operator:
         self._supervisor = supervisor
         self._extra = tuple(extra)
         self._kubeconfig = kubeconfig
-        self._database_url = database_url
+        self.database_url = database_url
         self.metrics_port = free_port()
         self.health_port = free_port()
         self.child: Child | None = None
@@ -35,8 +35,8 @@ class Operator:
         argv += ["--metrics-port", str(self.metrics_port), "--health-port", str(self.health_port)]
         argv += ["--listen", "127.0.0.1", *self._extra]
         env = {"PYTHONPATH": f"{REPOSITORY / 'operator'}:{REPOSITORY / 'dtma'}"}
-        if self._database_url is not None:
-            env["DATABASE_URL"] = self._database_url  # not an argument: those are visible to every user
+        if self.database_url is not None:
+            env["DATABASE_URL"] = self.database_url  # not an argument: those are visible to every user
         with step("operator"):
             child = self._supervisor.start(Command("operator", argv, env=env, death_signal="TERM"))
             self.child = child

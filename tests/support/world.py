@@ -16,6 +16,7 @@ from localstack.quickstart import Target
 from localstack.stack import LocalStack
 from support.conditions import check_conditions
 from support.poll import until
+from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 
 KINDS = ("Toolbox", "MCPServer", "AgentMCPConnection")
 
@@ -114,7 +115,59 @@ class World:
         """Names of the grant files the host keeps."""
         return sorted(path.name for path in (self.stack.host.state_dir / "grants").glob("*"))
 
+    def containers_of(self, namespace: str) -> list[str]:
+        """Ids of the host's containers, running or not, for servers of one namespace; and of those nobody wants."""
+        folder = self.stack.host.state_dir / "instances"
+        wanted = {path.stem: json.loads(path.read_text())["desired"]["namespace"] for path in folder.glob("*.json")}
+        label = f"label={LABEL_HOST}={self.stack.host.host_id}"
+        shown = f'{{{{.ID}}}} {{{{.Label "{LABEL_INSTANCE}"}}}}'
+        listed = self.stack.parts.engine.docker("ps", "--all", "--no-trunc", "--filter", label, "--format", shown)
+        pairs = [line.split() for line in listed.splitlines()]
+        return [container for container, instance in pairs if wanted.get(instance, namespace) == namespace]
+
+    def grants_of(self, namespace: str) -> list[str]:
+        """Names of the host's grant files for connections of one namespace."""
+        folder = self.stack.host.state_dir / "grants"
+        grants = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+        return sorted(name for name, grant in grants.items() if grant["grant"]["namespace"] == namespace)
+
+    def open_rows(self, namespace: str) -> list[tuple[Any, ...]]:
+        """Rows of a namespace's objects that are not closed."""
+        tables = ("account_tool_instances", "agent_mcp_connections")
+        # Not a way in: the namespace is one that the test made.
+        selects = [
+            f"SELECT '{table}', name FROM {table} WHERE deleted_at IS NULL AND namespace = '{namespace}'"  # noqa: S608
+            for table in tables
+        ]
+        return self.rows(" UNION ALL ".join(selects))
+
+    def events(self, target: Target) -> list[tuple[str, str, str]]:
+        """(type, reason, text) of every Event about an object, oldest first."""
+        found = self.stack.parts.cluster.get("events.events.k8s.io", "-n", target.namespace)["items"]
+        about = [
+            event
+            for event in found
+            if event["regarding"]["kind"] == target.kind and event["regarding"]["name"] == target.name
+        ]
+        about.sort(key=lambda event: str(event.get("eventTime") or event.get("deprecatedFirstTimestamp")))
+        return [(event["type"], event["reason"], event.get("note", "")) for event in about]
+
+    def await_event(self, target: Target, reason: str, *, type_: str = "Warning", seconds: float = 30.0) -> str:
+        """The text of an Event with this reason, once it is there."""
+
+        def matching(seen: list[tuple[str, str, str]]) -> list[str]:
+            return [text for kind, why, text in seen if (kind, why) == (type_, reason)]
+
+        seen = until(
+            f"{target.resource} has a {type_} {reason}",
+            lambda: self.events(target),
+            lambda seen: bool(matching(seen)),
+            seconds=seconds,
+        )
+        return matching(seen)[-1]
+
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of the record."""
-        with psycopg.connect(self.stack.parts.postgres.dsn(), options="-c search_path=magic_toolbox") as connection:
+        dsn = self.stack.operator.database_url or self.stack.parts.postgres.dsn()
+        with psycopg.connect(dsn, options="-c search_path=magic_toolbox") as connection:
             return connection.execute(query.encode()).fetchall()
