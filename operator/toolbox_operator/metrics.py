@@ -27,6 +27,12 @@ class Metrics:
         self._delayed = Gauge(
             "magic_toolbox_queue_delayed", "Keys that wait for a time, by kind", ("kind",), registry=self.registry
         )
+        self._aside = Gauge(
+            "magic_toolbox_queue_aside",
+            "Due keys that wait for others of their host, by kind",
+            ("kind",),
+            registry=self.registry,
+        )
         self._running = Gauge(
             "magic_toolbox_reconciles_running", "Reconciles under way, by kind", ("kind",), registry=self.registry
         )
@@ -56,11 +62,18 @@ class Metrics:
         self._reconciles.labels(kind, outcome).observe(seconds)
 
     def watch_queue(
-        self, kind: str, *, depth: Callable[[], int], delayed: Callable[[], int], running: Callable[[], int]
+        self,
+        kind: str,
+        *,
+        depth: Callable[[], int],
+        delayed: Callable[[], int],
+        aside: Callable[[], int],
+        running: Callable[[], int],
     ) -> None:
         """Read a queue's numbers whenever metrics are read."""
         self._depth.labels(kind).set_function(depth)
         self._delayed.labels(kind).set_function(delayed)
+        self._aside.labels(kind).set_function(aside)
         self._running.labels(kind).set_function(running)
 
     def watch_objects(self, kind: str, count: Callable[[], int]) -> None:

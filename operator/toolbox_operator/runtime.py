@@ -109,7 +109,10 @@ class Settings:
     cluster_name: str = "magic-toolbox"
     namespace: str = "magic-toolbox-system"
     """Where the operator's Lease lives."""
-    workers: int = 8
+    workers: int = 32
+    """Reconciles at once, per kind."""
+    workers_per_host: int = 8
+    """Of these, so many for objects of one host: one that accepts and never answers holds up no other."""
     metrics_port: int = 8080
     """0: any free port, named in the log."""
     health_port: int = 8081

@@ -33,6 +33,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     return Settings(
         namespace=given.namespace,
         workers=given.workers,
+        workers_per_host=given.workers_per_host,
         metrics_port=given.metrics_port,
         health_port=given.health_port,
         database_url=database,
@@ -56,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--namespace", default=DEFAULTS.namespace, help="where the Lease lives (%(default)s)")
     run.add_argument("--identity", help="holder of the Lease; unique per process (host name and a random part)")
     run.add_argument("--workers", type=_positive, default=DEFAULTS.workers, help="reconciles at once, per kind")
+    run.add_argument(
+        "--workers-per-host",
+        type=_positive,
+        default=DEFAULTS.workers_per_host,
+        help="of these for one host's objects, so that a host that hangs holds up no other",
+    )
     run.add_argument("--listen", default=DEFAULTS.listen, help="address of health and metrics (%(default)s)")
     run.add_argument("--health-port", type=_port, default=DEFAULTS.health_port, help="/healthz and /readyz")
     run.add_argument("--metrics-port", type=_port, default=DEFAULTS.metrics_port, help="/metrics")

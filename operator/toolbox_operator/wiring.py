@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -29,6 +30,7 @@ from toolbox_operator.reconcile.controller import RECONCILE_DEADLINE, Controller
 from toolbox_operator.reconcile.fanout import FanOut
 from toolbox_operator.reconcile.mcpserver import MCPServerReconciler
 from toolbox_operator.reconcile.queue import Queues, WorkQueue
+from toolbox_operator.reconcile.relations import host_share
 from toolbox_operator.reconcile.toolbox import ToolboxReconciler
 from toolbox_operator.runtime import Clock, Settings
 from toolbox_operator.store.api import Live, Record
@@ -90,7 +92,13 @@ class Leader:
         self.recorder = Recorder(self.kube, identity=settings.identity, clock=clock, dropped=metrics.event_dropped)
         self.queues = Queues(
             {
-                kind: WorkQueue(clock, backoff_first=timings.backoff_first, backoff_max=timings.backoff_max)
+                kind: WorkQueue(
+                    clock,
+                    backoff_first=timings.backoff_first,
+                    backoff_max=timings.backoff_max,
+                    share_of=partial(host_share, self.cache, kind),
+                    share_limit=settings.workers_per_host,
+                )
                 for kind in Kind
             }
         )
@@ -142,6 +150,7 @@ class Leader:
                 kind,
                 depth=queue.__len__,
                 delayed=lambda queue=queue: queue.delayed,
+                aside=lambda queue=queue: queue.aside,
                 running=lambda queue=queue: queue.running,
             )
             self._metrics.watch_objects(kind, lambda kind=kind: cache.count(kind))

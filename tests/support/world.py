@@ -75,6 +75,11 @@ class World:
             until(f"{target.resource} {type_}={status}", look, lambda s: bool(matching(s)), seconds=seconds)
         )[0]
 
+    def condition(self, target: Target, type_: str) -> dict[str, Any]:
+        """The condition as it is now."""
+        conditions = cast("list[dict[str, Any]]", self.status(target).get("conditions", []))
+        return next(condition for condition in conditions if condition["type"] == type_)
+
     def patch(self, target: Target, patch: dict[str, Any]) -> None:
         """A merge patch, as a person would make it."""
         text = json.dumps(patch)

@@ -1,4 +1,4 @@
-"""A work queue of keys: each at most once waiting, at most once running.
+"""A work queue of keys: each at most once waiting, at most once running, and of one share only so many at once.
 
 `KeyQueue` is the rule without I/O: time is an argument. `WorkQueue` is what workers wait on.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Mapping
 
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.runtime import Clock
@@ -17,15 +17,32 @@ from toolbox_operator.runtime import Clock
 _VOID = 64
 """So many void times are kept before they are cleared out."""
 
+ShareOf = Callable[[Key], Hashable | None]
+"""Whom a key's work waits for, its host say; None: nobody who could hold it up."""
+
+
+def no_share(_: Key) -> None:
+    """Every key for itself."""
+
 
 class KeyQueue:
-    """Which key is due. A key added while it runs runs once more; whoever asks for the soonest time wins."""
+    """Which key is due. A key added while it runs runs once more; whoever asks for the soonest time wins.
 
-    def __init__(self) -> None:
+    A bulkhead: of the keys of one share at most `share_limit` run at once; the others step aside and hold up nobody.
+    """
+
+    def __init__(self, share_of: ShareOf = no_share, share_limit: int = 1) -> None:
+        self._share_of = share_of
+        self._share_limit = share_limit
         self._ready: deque[Key] = deque()
+        self._aside: defaultdict[Hashable, deque[Key]] = defaultdict(deque)
+        """Due keys whose share is taken, by share."""
+        self._called: dict[Key, Hashable] = {}
+        """Ready keys that stepped aside before, with the share that they waited for."""
         self._waiting: set[Key] = set()
-        """What is in `_ready`."""
-        self._running: set[Key] = set()
+        """What is in `_ready` or `_aside`."""
+        self._running: dict[Key, Hashable | None] = {}
+        self._taken: Counter[Hashable] = Counter()
         self._again: set[Key] = set()
         """Running keys that were added meanwhile."""
         self._due: dict[Key, float] = {}
@@ -37,9 +54,19 @@ class KeyQueue:
         return len(self._waiting) + len(self._again)
 
     @property
+    def ready(self) -> bool:
+        """Whether `pop` may find a key without waiting for a time or for a share."""
+        return bool(self._ready)
+
+    @property
     def running(self) -> int:
         """How many keys are being worked on."""
         return len(self._running)
+
+    @property
+    def aside(self) -> int:
+        """How many due keys wait for others of their share to end."""
+        return sum(map(len, self._aside.values()))
 
     @property
     def delayed(self) -> int:
@@ -72,15 +99,22 @@ class KeyQueue:
             heapq.heapify(self._heap)
 
     def pop(self, now: float) -> Key | None:
-        """The next due key, which counts as running until `done`; None when nothing is due."""
+        """The next due key, which counts as running until `done`; None when nothing is due and free to run."""
         while (due := self.next_due()) is not None and due <= now:
             self.add(heapq.heappop(self._heap)[1])
-        if not self._ready:
-            return None
-        key = self._ready.popleft()
-        self._waiting.discard(key)
-        self._running.add(key)
-        return key
+        while self._ready:
+            key = self._ready.popleft()
+            # Not asked again: whoever was called for a share takes it, or those behind would wait for ever.
+            share = self._called.pop(key) if key in self._called else self._share_of(key)
+            if share is not None and self._taken[share] >= self._share_limit:
+                self._aside[share].append(key)
+                continue
+            self._waiting.discard(key)
+            self._running[key] = share
+            if share is not None:
+                self._taken[share] += 1
+            return key
+        return None
 
     def next_due(self) -> float | None:
         """When the earliest delayed key is due."""
@@ -90,10 +124,24 @@ class KeyQueue:
 
     def done(self, key: Key) -> None:
         """The run ended; it starts over if the key was added meanwhile."""
-        self._running.remove(key)
+        share = self._running.pop(key)
+        if share is not None:
+            self._give_back(share)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+
+    def _give_back(self, share: Hashable) -> None:
+        self._taken[share] -= 1
+        if not self._taken[share]:
+            del self._taken[share]
+        if aside := self._aside.get(share):
+            key = aside.popleft()
+            self._called[key] = share
+            # In front: it waited longer than what is ready now.
+            self._ready.appendleft(key)
+            if not aside:
+                del self._aside[share]
 
     def fail(self, key: Key) -> int:
         """Count a failure. Returns how many came before, since the last `forget`."""
@@ -115,9 +163,11 @@ class WorkQueue:
         *,
         backoff_first: float = 1.0,
         backoff_max: float = 30.0,
+        share_of: ShareOf = no_share,
+        share_limit: int = 1,
         rng: random.Random | None = None,
     ) -> None:
-        self._keys = KeyQueue()
+        self._keys = KeyQueue(share_of, share_limit)
         self._clock = clock
         self._first = backoff_first
         self._max = backoff_max
@@ -134,6 +184,11 @@ class WorkQueue:
     def running(self) -> int:
         """How many keys are being worked on."""
         return self._keys.running
+
+    @property
+    def aside(self) -> int:
+        """How many due keys wait for others of their share to end."""
+        return self._keys.aside
 
     @property
     def delayed(self) -> int:
@@ -202,7 +257,7 @@ class WorkQueue:
     def _wake(self) -> None:
         """Wake a worker for a key that is due, and set the timer for the next that is not."""
         if self._waiters:
-            if len(self._keys):
+            if self._keys.ready:
                 _resolve(self._waiters.popleft())
             self._arm()
 

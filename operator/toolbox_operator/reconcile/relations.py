@@ -8,7 +8,7 @@ from typing import Any, cast
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, FINALIZER_CLEANUP, Body, Key, Kind
 from toolbox_operator.api.parse import ToolboxObject
 from toolbox_operator.domain.values import seniority
-from toolbox_operator.reconcile.context import Context
+from toolbox_operator.reconcile.context import Cache, Context
 
 
 def toolbox_key(server: Body) -> Key | None:
@@ -19,6 +19,15 @@ def toolbox_key(server: Body) -> Key | None:
 def server_key(connection: Body) -> Key | None:
     """The MCPServer a connection's body names: the accepted one, else the spec's."""
     return _accepted(connection, "server") or _ref(connection, "serverRef")
+
+
+def host_share(cache: Cache, kind: Kind, key: Key) -> Key | None:
+    """The Toolbox whose host a reconcile of this object may have to wait for; None if there is none."""
+    body = cache.get(kind, key)
+    if body is not None and kind is Kind.CONNECTION:
+        server = server_key(body)
+        body = cache.get(Kind.MCP_SERVER, server) if server is not None else None
+    return toolbox_key(body) if body is not None and kind is not Kind.TOOLBOX else None
 
 
 def _part(body: Body, name: str) -> dict[str, Any]:

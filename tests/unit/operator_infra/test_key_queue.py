@@ -9,8 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from toolbox_operator.api.meta import Key
 from toolbox_operator.reconcile.queue import KeyQueue
 
-KEYS = [Key("ns", name) for name in ("a", "b", "c")]
+KEYS = [Key("ns", name) for name in ("a", "b", "c", "far-1", "far-2", "far-3")]
+LIMIT = 2
 keys = st.sampled_from(KEYS)
+
+
+def share_of(key: Key) -> str | None:
+    """Those named far share a host."""
+    return "far" if key.name.startswith("far") else None
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -18,7 +24,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = KeyQueue()
+        self.queue = KeyQueue(share_of, LIMIT)
         self.now = 0.0
         self.due: dict[Key, float] = {}
         self.running: set[Key] = set()
@@ -51,7 +57,8 @@ class QueueMachine(RuleBasedStateMachine):
         for late in [key for key, when in self.due.items() if when <= self.now and key in self.running]:
             del self.due[late]
             self.again.add(late)
-        ready = {key for key, when in self.due.items() if when <= self.now}
+        taken = sum(share_of(key) is not None for key in self.running)
+        ready = {key for key, when in self.due.items() if when <= self.now and (share_of(key) is None or taken < LIMIT)}
         if key is None:
             assert not ready
             return
@@ -72,6 +79,7 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         assert self.queue.running == len(self.running)
+        assert sum(share_of(key) is not None for key in self.running) <= LIMIT
         earliest = self.queue.next_due()
         waiting = [when for when in self.due.values() if when > self.now]
         if waiting:
@@ -131,3 +139,31 @@ def test_keys_are_served_in_the_order_they_came() -> None:
     for key in KEYS:
         queue.add(key)
     assert [queue.pop(0.0) for _ in KEYS] == KEYS
+
+
+def test_a_share_that_is_taken_holds_up_only_its_own_keys() -> None:
+    queue = KeyQueue(share_of, 1)
+    for key in (KEYS[3], KEYS[4], KEYS[5], KEYS[0], KEYS[1]):
+        queue.add(key)
+    assert [queue.pop(0.0) for _ in range(4)] == [KEYS[3], KEYS[0], KEYS[1], None]
+    assert (queue.aside, queue.ready, len(queue)) == (2, False, 2)
+    queue.done(KEYS[3])
+    assert queue.ready
+    assert queue.pop(0.0) == KEYS[4], "in the order in which they came"
+    assert queue.pop(0.0) is None
+
+
+def test_a_key_that_changes_its_share_while_it_waits_leaves_nobody_behind() -> None:
+    shares: dict[Key, str] = dict.fromkeys(KEYS[3:], "far")
+    queue = KeyQueue(shares.get, 1)
+    for key in KEYS[3:]:
+        queue.add(key)
+    assert queue.pop(0.0) == KEYS[3]
+    assert queue.pop(0.0) is None
+    del shares[KEYS[4]]
+    queue.done(KEYS[3])
+    assert queue.pop(0.0) == KEYS[4]
+    queue.done(KEYS[4])
+    assert queue.pop(0.0) == KEYS[5]
+    queue.done(KEYS[5])
+    assert (queue.aside, queue.running, len(queue)) == (0, 0, 0)
