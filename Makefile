@@ -7,7 +7,7 @@ PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
 
-.PHONY: help setup prepare demo test test-unit test-faults test-crds verify fmt lint types crds lock clean purge
+.PHONY: help setup prepare demo test test-unit test-faults bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -32,6 +32,9 @@ test-unit: $(STAMP) ## the tests that need nothing but Python
 test-faults: prepare ## bad input, crashes and outages on real parts: about 20 minutes
 	$(BIN)/pytest -m faults $(ARGS)
 
+bench: prepare ## measures against the bounds of the design, on an idle machine: about 12 minutes; writes docs/benchmarks.md
+	$(BIN)/pytest -m bench tests/bench $(ARGS)
+
 test-crds: $(STAMP) ## CRDs, CEL rules and examples against the CRD server of Kubernetes 1.36 (built once, cached)
 	hack/build-crd-server.sh >/dev/null
 	$(BIN)/pytest -m crds $(ARGS)
@@ -40,6 +43,7 @@ verify: lint types ## what CI checks besides the tests: format, lint, types, lay
 	PYTHONPATH=operator:dtma $(BIN)/lint-imports --no-cache --no-logo
 	fresh=$$(mktemp -d) && $(PYTHON) -m toolbox_operator.api.crd $$fresh >/dev/null && diff -r $$fresh crds && rm -r $$fresh
 	$(PYTHON) -m toolbox_operator.domain.policy | diff - docs/failures.md
+	$(PYTHON) -m toolbox_operator.domain.cures | diff - docs/conditions.md
 
 fmt: $(STAMP) ## formats the code
 	$(BIN)/ruff check --fix $(PATHS)
@@ -52,16 +56,29 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## basedpyright, strict
 	$(BIN)/basedpyright
 
-crds: $(STAMP) ## writes crds/ from the pydantic models, and docs/failures.md from the failure table
+crds: $(STAMP) ## writes crds/ from the pydantic models, and docs/failures.md and docs/conditions.md from the tables
 	$(PYTHON) -m toolbox_operator.api.crd crds
 	$(PYTHON) -m toolbox_operator.domain.policy > docs/failures.md
+	$(PYTHON) -m toolbox_operator.domain.cures > docs/conditions.md
 
 lock: $(STAMP) ## raises requirements/dev.lock to the newest allowed versions
 	$(BIN)/pip-compile --upgrade --allow-unsafe --extra=dev --extra=dtma --extra=operator --generate-hashes --no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file=requirements/dev.lock --strip-extras pyproject.toml
+
+images: $(STAMP) ## container images of operator and DTMA; ARGS="--prefix my-registry/magic-toolbox --tag 0.1.0"
+	$(PYTHON) -m delivery.images $(ARGS)
+
+bundle: $(STAMP) ## dist/magic-toolbox-host-*.tar.gz: what a Docker host with systemd is installed from
+	$(PYTHON) -m delivery.bundle $(ARGS)
+
+manifests: $(STAMP) ## prints manifests/ as kustomize builds it; ARGS="manifests/overlays/dev", --before-1.25 for old test servers
+	@$(PYTHON) -m delivery.manifests $(ARGS)
+
+kind-up: images ## a kind cluster with the operator and a PostgreSQL, for those who have kind
+	hack/kind-up.sh
 
 clean: ## removes .venv and caches of tools; what was downloaded and built stays (make purge)
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist build
 
 purge: ## removes the downloads, builds and base images that demo and test keep to start fast
 	rm -rf "$${MAGIC_TOOLBOX_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/magic-toolbox}" /var/cache/magic-toolbox
-	docker images --quiet --filter 'reference=magic-toolbox/*' | sort -u | xargs --no-run-if-empty docker rmi --force
+	docker images --quiet --filter 'reference=magic-toolbox/*' --filter 'reference=localhost/magic-toolbox/*' | sort -u | xargs --no-run-if-empty docker rmi --force

@@ -106,15 +106,19 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _serve(state_dir: Path) -> int:
     from toolbox_dtma.serve import serve_until_signal
-    from toolbox_dtma.state.files import StateCorrupt
-    from toolbox_dtma.state.store import NotInitialised
+    from toolbox_dtma.state.files import NO_SPACE, StateCorrupt
+    from toolbox_dtma.state.store import NotInitialised, StateInUse
 
     try:
         asyncio.run(serve_until_signal(state_dir))
-    except (NotInitialised, StateCorrupt) as error:
+    except (NotInitialised, StateInUse, StateCorrupt) as error:
         return _fail(str(error))
     except PermissionError as error:
         return _fail(f"{error.filename or error}: {error.strerror}. Run it as root: sudo toolbox-dtma serve …")
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        return _fail(f"{state_dir}: the disk is full. Nothing is lost; free space and start again")
     return 0
 
 

@@ -14,6 +14,7 @@ from toolbox_dtma.wire import (
     DesiredInstance,
     InstancePhase,
     InstanceReason,
+    InstanceState,
     ObservedInstance,
     ProbeReport,
 )
@@ -69,6 +70,8 @@ class Readiness:
     seen: Seen | None = None
     remembered: tuple[Target, Probed] | None = None
     """The last success of an earlier run of DTMA: holds if the same target is still there."""
+    _sighted: bool = field(default=False, repr=False)
+    """Whether the engine has answered since this run began, whatever it showed."""
     _trial: _Trial | None = field(default=None, repr=False)
 
     # ------------------------------------------------------------------ inputs
@@ -80,6 +83,7 @@ class Readiness:
     def see(self, seen: Seen, now: float) -> None:
         """The engine saw something."""
         self.seen = seen
+        self._sighted = self._sighted or seen.reason is not InstanceReason.ENGINE_UNAVAILABLE
         self._retarget(now)
 
     def begin(self, now: float) -> Target | None:
@@ -117,6 +121,9 @@ class Readiness:
 
     def _target(self) -> Target | None:
         seen = self.seen
+        if seen is not None and not self._sighted and self.desired.state is InstanceState.RUNNING:
+            # An engine that is away says nothing about its containers: agents that are connected keep what they had.
+            return self.remembered[0] if self.remembered else None
         # Not only while STARTING: an old container may go on serving while a new image is pulled.
         if seen is None or seen.address is None or seen.incarnation is None:
             return None
@@ -128,7 +135,8 @@ class Readiness:
             return timings.probe_start_interval if lost else timings.probe_interval
         if now - trial.since >= timings.probe_start_deadline or trial.probed is not None:
             return timings.probe_error_interval
-        trial.pause = min(trial.pause * 2 or timings.probe_first_retry, timings.probe_start_interval)
+        longer = trial.pause * timings.probe_retry_growth or timings.probe_first_retry
+        trial.pause = min(longer, timings.probe_start_interval)
         return trial.pause
 
     # ----------------------------------------------------------------- outputs

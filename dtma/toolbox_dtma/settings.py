@@ -14,8 +14,10 @@ class Timings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    probe_first_retry: Seconds = 0.1
-    """First pause between probes of a container that is still starting; doubles up to `probe_start_interval`."""
+    probe_first_retry: Seconds = 0.05
+    """First pause between probes of a container that is still starting; grows up to `probe_start_interval`."""
+    probe_retry_growth: Annotated[float, Field(ge=1)] = 1.25
+    """From one pause to the next: what a server may lose by it is a quarter of the time that it takes to start."""
     probe_start_interval: Seconds = 1.0
     probe_start_deadline: Seconds = 60.0
     """After this long without a conversation a container is Error; probing goes on."""
@@ -33,6 +35,11 @@ class Timings(BaseModel):
     """A worker that owes the acknowledgement of a withdrawal and says nothing for this long is killed."""
     patient_silence: Seconds = 5.0
     """The same where nothing is withdrawn, and for a worker that is still loading its first snapshot."""
+    hung: Seconds = 15.0
+    """A worker of which nothing is due and that says nothing for this long, although asked, is killed: connections
+    that the kernel hands to it would wait for ever."""
+    gateway_away: Seconds = 3.0
+    """After this long without any worker the gateway counts as down; one that is replaced is back before that."""
     worker_lost: Seconds = 31.0
     """After this long a worker without a socket counts as refusing everything: its own 30 s, and a margin."""
     hello_deadline: Seconds = 5.0

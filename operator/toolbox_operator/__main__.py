@@ -27,6 +27,7 @@ log = structlog.get_logger("toolbox_operator")
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
 """Exit codes: asked to stop; must be started anew; will not work by starting anew."""
 API_RETRY = 2.0
+UNANSWERED = "the API server has not answered yet"
 
 
 async def run(settings: Settings, stop: asyncio.Event, *, build: Build = reconcilers) -> int:
@@ -44,6 +45,8 @@ async def run(settings: Settings, stop: asyncio.Event, *, build: Build = reconci
         health_port=settings.health_port,
         metrics_port=settings.metrics_port,
     )
+    # Before the servers start: a probe that comes first must find something to ask.
+    health.readiness("api", lambda: UNANSWERED)
     async with AsyncExitStack() as stack:
         rest = await stack.enter_async_context(KubeRest(configuration, observer=metrics.api_request))
         try:
@@ -64,7 +67,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, build: Build = reconci
             timings=settings.timings,
         )
         metrics.watch_leader(lambda: elector.leading)
-        health.readiness("api", lambda: None if elector.contacted else "the API server has not answered yet")
+        health.readiness("api", lambda: None if elector.contacted else UNANSWERED)
         log.info("candidate", identity=settings.identity, lease=str(elector.key))
         if await unless(stop, elector.acquire()) is None and not elector.leading:
             return STOPPED

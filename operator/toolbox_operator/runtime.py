@@ -82,14 +82,18 @@ class Timings:
     backoff_max: float = 30.0
     host_connect: float = 5.0
     host_call: float = 15.0
-    host_silence: float = 25.0
-    """Without an event or heartbeat (every 10 s) for this long the watch of a host counts as broken."""
+    host_silence: float = 12.0
+    """Without an event or heartbeat (every 10 s) for this long the watch of a host counts as broken. Together with
+    one attempt to connect it is shorter than the shortest `leaseDuration`: a host is Unreachable before it is Lost."""
     rotation_grace: float = 600.0
     """How long a replaced token stays valid."""
     lease_duration: float = 15.0
     lease_renew_deadline: float = 10.0
     lease_retry: float = 2.0
     watch_fresh: float = 30.0
+    """The watch of the operator's own Lease may be silent for so long."""
+    watch_missed: float = 60.0
+    """A watch may lag behind a complete list for so long."""
 
 
 @dataclass(frozen=True, slots=True)

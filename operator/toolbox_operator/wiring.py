@@ -28,6 +28,7 @@ from toolbox_operator.reconcile.connection import ConnectionReconciler
 from toolbox_operator.reconcile.context import Context, Reconciler
 from toolbox_operator.reconcile.controller import RECONCILE_DEADLINE, Controller
 from toolbox_operator.reconcile.fanout import FanOut
+from toolbox_operator.reconcile.index import Index
 from toolbox_operator.reconcile.mcpserver import MCPServerReconciler
 from toolbox_operator.reconcile.queue import Queues, WorkQueue
 from toolbox_operator.reconcile.relations import host_share
@@ -86,7 +87,7 @@ class Leader:
         self._metrics = metrics
         self.cache = ObjectCache()
         self._secrets = SecretCache(self.cache)
-        self._judge = WatchJudge(clock, fresh=timings.watch_fresh)
+        self._judge = WatchJudge(clock, fresh=timings.watch_fresh, missed=timings.watch_missed)
         write_deadline = timings.lease_duration - timings.lease_renew_deadline
         self.kube = KubeClient(rest, elector, written=self.cache.absorb, write_deadline=write_deadline)
         self.recorder = Recorder(self.kube, identity=settings.identity, clock=clock, dropped=metrics.event_dropped)
@@ -109,11 +110,14 @@ class Leader:
             timings=timings,
             connect=MeasuredHost.connect(elector, timings, metrics),
         )
-        self.cache.listen(FanOut(self.queues).changed)
+        index = Index()
+        self.cache.listen(index.changed)
+        self.cache.listen(FanOut(self.queues, index).changed)
         self._watches = Watches(login, self._take)
         context = Context(
             kube=self.kube,
             cache=self.cache,
+            index=index,
             hosts=self.hosts,
             store=record,
             events=self.recorder,
@@ -232,28 +236,32 @@ class Leader:
             await asyncio.wait(workers)
             relisting.cancel()
 
-    async def _relist(self) -> bool:
-        """One complete list of every kind. False when one could not be taken; the caches are then as before."""
+    async def _relist(self) -> float | None:
+        """One complete list of every kind. The caches are as before when one could not be taken.
+
+        Returns None, or for how many seconds the API server wants to be left alone then.
+        """
         lists: dict[Kind, tuple[Sequence[Body], str]] = {}
         for kind, resource in RESOURCE_OF.items():
             try:
                 lists[kind] = await self.kube.list(resource)
             except KubeError as error:
                 log.warning("list failed", kind=str(kind), error=str(error))
-                return False
+                return error.retry_after or 0.0
         for kind, (bodies, version) in lists.items():
             accepted = self.cache.replace(kind, bodies, version)
             self._judge.listed(kind, bodies, version, accepted=accepted)
         # From the cache, which also has what came after the lists: a row written since must not be swept.
         self._record.sweep(live_of(self.cache))
-        return True
+        return None
 
     async def _relist_until_done(self) -> None:
         """Retry with jitter until every kind was listed."""
         while True:
-            if await self._relist():
+            wanted = await self._relist()
+            if wanted is None:
                 return
-            await asyncio.sleep(RELIST_RETRY * random.uniform(0.8, 1.2))
+            await asyncio.sleep(max(wanted, RELIST_RETRY * random.uniform(0.8, 1.2)))
 
     async def _relist_for_ever(self) -> None:
         await asyncio.sleep(min(EARLY_RELIST, self._timings.resync))

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from toolbox_dtma.wire import (
     Capacity,
@@ -34,7 +35,7 @@ from toolbox_dtma.wire import (
     Usage,
     canonical_hash,
 )
-from toolbox_operator.hosts.api import HostEvent, HostProblem, HostSettings, HostUnreachable
+from toolbox_operator.hosts.api import HostEvent, HostProblem, HostSettings, HostUnauthorized, HostUnreachable
 from toolbox_operator.runtime import Leadership
 
 Outcome = tuple[InstancePhase, InstanceReason, str]
@@ -50,6 +51,10 @@ class Machine:
     acks: bool = True
     """Whether gateway workers acknowledge at once."""
     engine: bool = True
+    gateway: bool = True
+    time: datetime | None = None
+    token: str | None = None
+    """What it has to be claimed with; None: anything."""
     boot_id: int = 1
     seq: int = 0
     epochs: dict[str, int] = field(default_factory=dict[str, int])
@@ -138,7 +143,17 @@ class Machine:
         self.seq += 1
         self._tell(DeletedInstance(id=instance_id, uid=desired.uid))
 
-    def _tell(self, data: InstanceReport | DeletedInstance | GrantProgrammed) -> None:
+    def gateway_facts(self) -> GatewayFacts:
+        """What the host says of its gateway."""
+        workers = 2 if self.gateway else 0
+        return GatewayFacts(workers=workers, workers_current=workers, revision=1, available=self.gateway)
+
+    def gateway_is(self, *, available: bool) -> None:
+        """The gateway goes down, or comes back."""
+        self.gateway = available
+        self._tell(self.gateway_facts())
+
+    def _tell(self, data: InstanceReport | DeletedInstance | GrantProgrammed | GatewayFacts) -> None:
         for watcher in self._watchers:
             watcher.put_nowait(HostEvent(data=data, cursor=f"{self.boot_id}:{self.seq}"))
 
@@ -211,6 +226,8 @@ class FakeHost:
 
     async def claim(self, epoch: int) -> OwnerClaimed:
         self._enter("claim")
+        if self.machine.token not in (None, self.settings.token):
+            raise HostUnauthorized("not the token")
         owner = self._leadership.owner
         known = self.machine.epochs.get(owner, -1)
         if epoch < known:
@@ -227,11 +244,12 @@ class FakeHost:
             version="0.1.0",
             protocol=2,
             engine=EngineFacts(available=machine.engine, version="20.10.24"),
-            gateway=GatewayFacts(workers=2, workers_current=2, revision=1),
+            gateway=machine.gateway_facts(),
             os="linux",
             arch="x86_64",
             capacity=Capacity(cpus=2, memory_bytes=1 << 33),
             usage=Usage(instances=0, running=0, grants=0),
+            time=machine.time,
         )
 
     async def configure(self, config: HostConfig) -> None:

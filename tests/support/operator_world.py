@@ -22,9 +22,10 @@ from toolbox_operator.kube.cache import ObjectCache, SecretCache
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.errors import ReconcileError, Stalled, Waiting
 from toolbox_operator.reconcile.fanout import FanOut
+from toolbox_operator.reconcile.index import Index
 from toolbox_operator.reconcile.queue import KeyQueue
 from toolbox_operator.runtime import Fenced, Timings
-from toolbox_operator.store.api import Live, Row
+from toolbox_operator.store.api import ConnectionRow, InstanceRow, Live, Row, ToolboxRow
 from toolbox_operator.wiring import reconcilers
 
 CLUSTER_ID = "7f8a1c58-6f0e-4b0e-9a57-2f0d4d6c1d11"
@@ -47,6 +48,12 @@ class FakeStore:
         self.closed[row.id] = reason
 
     def sweep(self, live: Live) -> None: ...
+
+    def vanished(self, kind: Kind, namespace: str, name: str) -> None:
+        of_kind = {Kind.TOOLBOX: ToolboxRow, Kind.MCP_SERVER: InstanceRow, Kind.CONNECTION: ConnectionRow}[kind]
+        for row in self.rows.values():
+            if type(row) is of_kind and (row.namespace, row.name) == (namespace, name):
+                self.closed.setdefault(row.id, "swept")
 
     def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:
         self.logged.append((object_id, reason))
@@ -109,10 +116,13 @@ class World:
             timings=TIMINGS,
             connect=self._connect,
         )
-        self.cache.listen(FanOut(self.queue).changed)
+        index = Index()
+        self.cache.listen(index.changed)
+        self.cache.listen(FanOut(self.queue, index).changed)
         self.context = Context(
             kube=self.kube,
             cache=self.cache,
+            index=index,
             hosts=self.hosts,
             store=self.store,
             events=self.events,

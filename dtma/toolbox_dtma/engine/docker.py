@@ -70,8 +70,9 @@ class DockerEngine:
         self._listener: SeenListener | None = None
         self._convergers: dict[str, Converger] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._shown: dict[str, str] = {}
-        """Container id → state at the last resync: what tells whether an event was missed."""
+        self._shown: dict[str, tuple[str, frozenset[str]]] = {}
+        """Container id → state and networks at the last resync: what tells of a missed event, or one that Docker does
+        not send for our labels, such as a network taken away."""
 
     async def run(self, listener: SeenListener) -> None:
         """Converge until cancelled."""
@@ -214,7 +215,10 @@ class DockerEngine:
         await self._assert_firewall()
         host = {LABEL_HOST: self._world.names.host_id}
         listed = await self._world.client.containers(host)
-        shown = {item.id: item.state for item in listed}
+        shown = {
+            item.id: (item.state, frozenset(end.network_id for end in item.network_settings.networks.values()))
+            for item in listed
+        }
         instances = {item.id: item.labels.get(LABEL_INSTANCE, "") for item in listed}
         alike = {key for key in shown if self._shown.get(key) == shown[key]}
         self._shown = shown

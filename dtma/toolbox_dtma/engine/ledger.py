@@ -1,4 +1,4 @@
-"""What must survive a restart of DTMA and isn't in Docker: restart counts, and which image `:latest` meant.
+"""What must survive a restart of DTMA and isn't in Docker: restart counts, what rests, which image `:latest` meant.
 
 One small file in the runtime folder. Losing it costs a restart count, never a container.
 """
@@ -35,6 +35,8 @@ class Record(BaseModel):
     restarts: int = 0
     delay: float = 0.0
     exit_seen: str = ""
+    rested: str = ""
+    """Incarnation seen at rest while it was meant to rest: starting it is not a restart after a crash."""
 
 
 class _File(BaseModel):

@@ -22,8 +22,11 @@ class Memory:
         record = ledger.get(instance_id)
         self._restart = RestartState(record.container_id, record.restarts, record.delay, record.exit_seen)
         self._image: tuple[DesiredInstance, str] | None = None
-        self.stopped_by_us: str | None = None
+
+    @property
+    def stopped_by_us(self) -> str | None:
         """Incarnation seen at rest while it was meant to rest."""
+        return self._ledger.get(self._id).rested or None
 
     @property
     def restart_at(self) -> float:
@@ -49,7 +52,7 @@ class Memory:
             if container.state.status != "exited":
                 continue
             if state is InstanceState.STOPPED:
-                self.stopped_by_us = container.incarnation
+                self._put(rested=container.incarnation)
             elif item.same_spec and container.incarnation != self.stopped_by_us:
                 self._keep(
                     after_exit(
@@ -87,32 +90,29 @@ class Memory:
         """The reference was resolved for this generation."""
         self._image = (desired, image_id)
         if reference.floating:
-            self._put(Pulled(uid=desired.uid, generation=desired.generation, image=desired.image, image_id=image_id))
+            uid, generation = desired.uid, desired.generation
+            self._put(pulled=Pulled(uid=uid, generation=generation, image=desired.image, image_id=image_id))
 
     def forget_image(self) -> None:
         """The image isn't there any more."""
         self._image = None
-        self._put(None)
+        self._put(pulled=None)
 
     def forget(self) -> None:
         """The instance was removed."""
         self._ledger.forget(self._id)
-        self._image, self.stopped_by_us, self._restart = None, None, RestartState()
+        self._image, self._restart = None, RestartState()
 
-    def _put(self, pulled: Pulled | None) -> None:
-        self._ledger.put(self._id, self._ledger.get(self._id).model_copy(update={"pulled": pulled}))
+    def _put(self, **changes: Pulled | str | float | None) -> None:
+        self._ledger.put(self._id, self._ledger.get(self._id).model_copy(update=changes))
 
     def _keep(self, state: RestartState) -> None:
         if state == self._restart:
             return
         self._restart = state
-        kept = {
-            "container_id": state.container_id,
-            "restarts": state.restarts,
-            "delay": state.delay,
-            "exit_seen": state.exit_seen,
-        }
-        self._ledger.put(self._id, self._ledger.get(self._id).model_copy(update=kept))
+        self._put(
+            container_id=state.container_id, restarts=state.restarts, delay=state.delay, exit_seen=state.exit_seen
+        )
 
 
 def same_request(earlier: DesiredInstance, desired: DesiredInstance, reference: Reference) -> bool:

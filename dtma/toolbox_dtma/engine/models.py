@@ -35,14 +35,6 @@ class EngineVersion(_Docker):
     api_version: str
 
 
-class ContainerSummary(_Docker):
-    """One item of the container list."""
-
-    id: str
-    state: str
-    labels: Labels = {}
-
-
 class Created(_Docker):
     """Answer of a create call."""
 
@@ -72,6 +64,15 @@ class Endpoint(_Docker):
 
 class NetworkSettings(_Docker):
     networks: Annotated[dict[str, Endpoint], BeforeValidator(_none_is_empty)] = {}
+
+
+class ContainerSummary(_Docker):
+    """One item of the container list."""
+
+    id: str
+    state: str
+    labels: Labels = {}
+    network_settings: NetworkSettings = NetworkSettings()
 
 
 class Container(_Docker):

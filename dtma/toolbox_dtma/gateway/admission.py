@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
@@ -70,15 +71,21 @@ def _token(headers: CIMultiDictProxy[str]) -> str:
 def _check_browser(headers: CIMultiDictProxy[str], config: HostConfig | None) -> None:
     """Refuse what only a browser led astray would send: another site's Origin, a rebound Host."""
     hosts = headers.getall("Host", [])
-    if config is not None and [_hostname(host) for host in hosts] != [urlsplit(config.gateway_url).hostname]:
+    if config is not None and [_hostname(host) for host in hosts] != [_hostname_of_url(config.gateway_url)]:
         raise Refusal.rpc(421, "host", SERVER_ERROR, "This gateway does not answer for that host")
     allowed = config.allowed_origins if config is not None else ()
     if any(origin not in allowed for origin in headers.getall("Origin", [])):
         raise Refusal.rpc(403, "origin", SERVER_ERROR, "Requests from this origin are not allowed")
 
 
+@lru_cache(maxsize=256)
 def _hostname(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=1)
+def _hostname_of_url(url: str) -> str | None:
+    return urlsplit(url).hostname

@@ -61,6 +61,8 @@ class Link:
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True
+        self.informed = asyncio.Event()
+        """Set once there is a policy to serve by."""
 
     async def run(self) -> None:
         """Connect, obey, and connect again, until cancelled."""
@@ -129,6 +131,7 @@ class Link:
         if isinstance(message, Snapshot | Delta):
             applied = self._state.apply(message)
             if applied is not None:
+                self.informed.set()
                 # No await since `apply`: whatever runs next in this process runs under the new policy.
                 ending = self._exchanges.recheck(applied.touched, self._state)
                 closing.put_nowait((applied.revision, ending))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import resource
 import socket
 import sys
@@ -14,7 +15,7 @@ import sys
 from toolbox_dtma.gateway.probe import probe
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
 from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
-from toolbox_dtma.link.messages import ProbeRequest, ProbeResult
+from toolbox_dtma.link.messages import Hello, ProbeRequest, ProbeResult
 from toolbox_dtma.wire import ProbeReport
 
 MAX_ADDRESS_SPACE = 2 * 1024 * 1024 * 1024
@@ -22,8 +23,9 @@ MAX_ADDRESS_SPACE = 2 * 1024 * 1024 * 1024
 
 
 async def serve(connection: socket.socket) -> None:
-    """Answer requests until the worker closes its end."""
+    """Say that it takes requests, then answer them until the worker closes its end."""
     reader, writer = await asyncio.open_connection(sock=connection)
+    writer.write(encode_frame(Hello(worker="prober", pid=os.getpid(), revision=0)))
     tasks: set[asyncio.Task[None]] = set()
 
     async def answer(request: ProbeRequest) -> None:

@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
-from toolbox_dtma.link.messages import ProbeRequest, ProbeResult
+from toolbox_dtma.link.messages import TO_DTMA, Hello, ProbeRequest, ProbeResult
 from toolbox_dtma.wire import ProbeReport
 
 MARGIN_SECONDS = 5.0
-"""How far beyond a probe's own deadline the prober may answer: its start and its farewell to the server included."""
+"""How far beyond a probe's own deadline the prober may answer: its farewell to the server included."""
+START_SECONDS = 60.0
+"""A start takes a second. On a busy machine it takes many, and beginning it anew would take as many again."""
 END_SECONDS = 5.0
 
 
@@ -29,6 +31,8 @@ class _Process:
     writer: asyncio.StreamWriter
     waiting: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
     reading: asyncio.Task[None] | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has said that it takes requests, or has ended."""
 
 
 class Probing:
@@ -50,6 +54,8 @@ class Probing:
         current.waiting[request.probe] = future
         current.writer.write(encode_frame(request))
         try:
+            async with asyncio.timeout(START_SECONDS):
+                await current.started.wait()
             async with asyncio.timeout(request.deadline + MARGIN_SECONDS):
                 return await future
         except TimeoutError:
@@ -83,10 +89,15 @@ class Probing:
     async def _read(self, current: _Process) -> None:
         try:
             while (payload := await read_frame(current.reader)) is not None:
-                result = ProbeResult.model_validate_json(payload)
-                future = current.waiting.get(result.probe)
-                if future is not None and not future.done():
-                    future.set_result(result)
+                match TO_DTMA.validate_json(payload):
+                    case Hello():
+                        current.started.set()
+                    case ProbeResult() as result:
+                        future = current.waiting.get(result.probe)
+                        if future is not None and not future.done():
+                            future.set_result(result)
+                    case other:
+                        raise FrameError(f"unexpected {other.kind} of a prober")
         except (OSError, FrameError, ValidationError) as error:
             self._log.warning("prober-broken", pid=current.process.pid, error=type(error).__name__)
         finally:
@@ -99,6 +110,7 @@ class Probing:
         """Kill it; the next probe starts another. Whoever waits is told that this server's probe failed."""
         if self._current is current:
             self._current = None
+        current.started.set()
         current.writer.close()
         if current.process.returncode is None:
             current.process.kill()

@@ -195,6 +195,12 @@ async def _read_body(request: web.BaseRequest) -> bytes:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     raw = bytearray()
+    if request.content.is_eof():
+        # It came together with its head, as small ones do: there is nothing to wait for.
+        raw += request.content.read_nowait()
+        if len(raw) > MAX_REQUEST_BYTES:
+            raise _too_large()
+        return bytes(raw)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.content.iter_any():

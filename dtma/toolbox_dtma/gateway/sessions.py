@@ -18,6 +18,8 @@ KIND = "streamable-http"
 TAG_BYTES = 16
 MAX_UPSTREAM_CHARACTERS = 1024
 MAX_SIGNED_CHARACTERS = 4096
+REMEMBERED = 1024
+"""Ids that are known to be good, so that a session's every request need not prove it anew."""
 
 _UPSTREAM_ID = re.compile(r"[\x21-\x7e]{1,1024}")
 _PARTS = re.compile(r"mt1\.([A-Za-z0-9_-]{1,64})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -44,6 +46,7 @@ class SessionIds:
     def __init__(self, ring: KeyRing):
         self._keys = {key.kid: _decode(key.secret) for key in ring.keys}
         self._signing = ring.signing
+        self._verified: dict[tuple[str, Binding], str] = {}
         if self._signing not in self._keys:
             raise ValueError("the signing key is not in the key ring")
 
@@ -57,6 +60,14 @@ class SessionIds:
 
     def verify(self, signed: str, binding: Binding) -> str | None:
         """The server's id, or None: unsigned, altered, signed for another binding, or by a key that is gone."""
+        known = self._verified.get((signed, binding))
+        if known is None and (known := self._proven(signed, binding)) is not None:
+            if len(self._verified) >= REMEMBERED:
+                self._verified.clear()
+            self._verified[signed, binding] = known
+        return known
+
+    def _proven(self, signed: str, binding: Binding) -> str | None:
         parts = _PARTS.fullmatch(signed) if len(signed) <= MAX_SIGNED_CHARACTERS else None
         if parts is None or parts[1] not in self._keys:
             return None

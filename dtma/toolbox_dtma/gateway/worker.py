@@ -29,6 +29,8 @@ from toolbox_dtma.gateway.throttle import FailureThrottle
 BACKLOG = 1024
 KEEPALIVE_SECONDS = 75.0
 HANDSHAKE_SECONDS = 10.0
+FIRST_POLICY_SECONDS = 2.0
+"""How long a new worker leaves connections in the kernel's queue, rather than refuse them for want of a policy."""
 
 
 def tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
@@ -60,14 +62,6 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
             access_log=None,
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
-        context = tls_context(settings)
-        server = await loop.create_server(
-            http,
-            sock=listening,
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
-            backlog=BACKLOG,
-        )
         probing = Probing(log)
         await probing.start()
         link = Link(
@@ -80,6 +74,18 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
             log=log,
         )
         linking = asyncio.create_task(link.run())
+        first = (asyncio.create_task(link.informed.wait()), asyncio.create_task(stopping.wait()))
+        await asyncio.wait(first, timeout=FIRST_POLICY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in first:
+            waiting.cancel()
+        context = tls_context(settings)
+        server = await loop.create_server(
+            http,
+            sock=listening,
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
+            backlog=BACKLOG,
+        )
         log.info("serving", worker=name)
         await stopping.wait()
         log.info("draining", worker=name, running=exchanges.count)

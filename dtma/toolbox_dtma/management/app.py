@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from toolbox_dtma import __version__
 from toolbox_dtma.management import routes
-from toolbox_dtma.management.gate import Gate, unexpected
-from toolbox_dtma.management.problems import MEDIA_TYPE, Refused, problem_response
+from toolbox_dtma.management.gate import Gate
+from toolbox_dtma.management.problems import MEDIA_TYPE, Refused, problem_response, unexpected
 from toolbox_dtma.management.service import Service
 from toolbox_dtma.wire import EPOCH_HEADER, OWNER_HEADER, ProblemCode
 

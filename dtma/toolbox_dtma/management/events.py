@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from toolbox_dtma.management.problems import Refused
 from toolbox_dtma.wire import ProblemCode
 
-EventKind = Literal["instance", "deleted", "grant"]
+EventKind = Literal["instance", "deleted", "grant", "gateway"]
 _CURSOR = re.compile(r"^(\d{1,18}):(\d{1,18})$", re.ASCII)
 
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from toolbox_dtma.management.problems import Refused, problem_response
+from toolbox_dtma.management.problems import Refused, problem_response, unexpected
 from toolbox_dtma.metrics import Metrics
 from toolbox_dtma.wire import ProblemCode
 
@@ -57,9 +57,13 @@ class Gate:
             await problem_response(refused)(scope, receive, counted)
         except Exception as error:
             # Boundary of one request: the caller gets an answer, the log the traceback, the process goes on.
-            log.exception("request failed", method=scope["method"], route=_route(scope))
+            problem = unexpected(error)
+            if problem.code is ProblemCode.DISK_FULL:
+                log.error("the disk is full: a change was refused", method=scope["method"], route=_route(scope))
+            else:
+                log.exception("request failed", method=scope["method"], route=_route(scope))
             if status == 0:
-                await problem_response(unexpected(error))(scope, receive, counted)
+                await problem_response(problem)(scope, receive, counted)
         finally:
             self._metrics.request(scope["method"] if _route(scope) else "OTHER", _route(scope) or "unmatched", status)
 
@@ -97,10 +101,3 @@ class Gate:
 def _route(scope: Scope) -> str:
     route = scope.get("route")
     return getattr(route, "path", "") if route is not None else ""
-
-
-def unexpected(error: Exception) -> Refused:
-    """What a caller is told of an error that nobody foresaw: no more than its kind."""
-    if isinstance(error, OSError) and error.strerror:
-        return Refused(ProblemCode.INTERNAL, f"the host's state could not be written: {error.strerror}")
-    return Refused(ProblemCode.INTERNAL, f"see the host's log ({type(error).__name__})")

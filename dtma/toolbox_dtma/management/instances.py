@@ -16,7 +16,7 @@ from toolbox_dtma.policy.server import AckPending, PolicyServer
 from toolbox_dtma.readiness import Failure, Probed, Readiness, Target
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.state.records import InstanceRecord, ProbedRecord
-from toolbox_dtma.state.store import State
+from toolbox_dtma.state.store import Commit, State
 from toolbox_dtma.wire import (
     DeletedInstance,
     DesiredInstance,
@@ -107,9 +107,9 @@ class Instances:
             self._check_put(writer, record, desired)
             if record is None or record.deleting or record.desired != desired:
                 before = record.desired.uid if record is not None else desired.uid
-                if before != desired.uid and not self._state.is_buried("instance", writer.owner, before):
+                if before != desired.uid:
                     # First: a late request of the object before must not take the id back.
-                    await commit.bury("instance", writer.owner, before)
+                    await self._bury(commit, writer.owner, before)
                 record = InstanceRecord(id=instance_id, owner=writer.owner, desired=desired)
                 await commit.put_instance(record)
                 self._take_up(record)
@@ -121,7 +121,8 @@ class Instances:
             check_identity(
                 record.owner, held.namespace, held.name, writer=writer, claimed=(desired.namespace, desired.name)
             )
-        if self._state.is_buried("instance", writer.owner, desired.uid):
+        ordered_away = record is not None and record.deleting and record.desired.uid == desired.uid
+        if ordered_away or self._state.is_buried("instance", writer.owner, desired.uid):
             raise Refused(ProblemCode.DELETED, "this object was deleted or replaced by a newer one of its name")
         if record is not None and record.desired.uid == desired.uid and desired.generation < record.desired.generation:
             raise Refused(ProblemCode.STALE_GENERATION, f"the host holds generation {record.desired.generation}")
@@ -150,11 +151,12 @@ class Instances:
             if record is not None:
                 held = record.desired
                 check_identity(record.owner, held.namespace, held.name, writer=writer, claimed=(namespace, name))
-            if not self._state.is_buried("instance", writer.owner, uid):
-                await commit.bury("instance", writer.owner, uid)
             holds = record is not None and record.desired.uid == uid
-            if record is not None and holds:
+            if record is not None and holds and not record.deleting:
+                # Before the tombstone: a crash between the two leaves an order that the next start carries out.
                 await commit.put_instance(record.model_copy(update={"deleting": True}))
+            await self._bury(commit, writer.owner, uid)
+            if record is not None and holds:
                 self._tracked.pop(instance_id, None)
                 # In force before the files go: the order to delete is already durable.
                 grants = self._state.grants_of(instance_id)
@@ -171,10 +173,15 @@ class Instances:
         except AckPending as pending:
             raise Refused(ProblemCode.ACK_PENDING, str(pending)) from None
 
+    async def _bury(self, commit: Commit, owner: str, uid: str) -> None:
+        if not self._state.is_buried("instance", owner, uid):
+            await commit.bury("instance", owner, uid)
+
     async def _removed(self, instance_id: str) -> None:
         async with self._state.committing() as commit:
             record = self._state.instances.get(instance_id)
             if record is not None and record.deleting:
+                await self._bury(commit, record.owner, record.desired.uid)
                 await commit.drop_instance(instance_id)
                 deleted = DeletedInstance(id=instance_id, uid=record.desired.uid)
                 self._events.publish(record.owner, "deleted", deleted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from toolbox_dtma.state.files import NO_SPACE
 from toolbox_dtma.wire import HTTP_STATUS, Problem, ProblemCode
 
 MEDIA_TYPE = "application/problem+json"
@@ -28,6 +29,7 @@ TITLES: dict[ProblemCode, str] = {
     ProblemCode.GONE: "The events asked for are no longer held; list again",
     ProblemCode.ENGINE_UNAVAILABLE: "The Docker Engine does not answer",
     ProblemCode.TOO_LARGE: "The request is too large",
+    ProblemCode.DISK_FULL: "The host's disk is full",
     ProblemCode.INTERNAL: "The host could not do this",
 }
 
@@ -54,3 +56,12 @@ def problem_response(refused: Refused) -> Response:
     )
     headers = {"WWW-Authenticate": "Bearer"} if refused.code is ProblemCode.UNAUTHENTICATED else None
     return Response(problem.model_dump_json(by_alias=True), status, headers, MEDIA_TYPE)
+
+
+def unexpected(error: Exception) -> Refused:
+    """What a caller is told of an error that nobody foresaw: no more than its kind."""
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return Refused(ProblemCode.DISK_FULL, "nothing was changed: the host has no space to write its state")
+    if isinstance(error, OSError) and error.strerror:
+        return Refused(ProblemCode.INTERNAL, f"the host's state could not be written: {error.strerror}")
+    return Refused(ProblemCode.INTERNAL, f"see the host's log ({type(error).__name__})")

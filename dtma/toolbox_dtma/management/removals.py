@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from toolbox_dtma.engine.api import Engine, EngineUnavailable
-from toolbox_dtma.management.problems import Refused
+from toolbox_dtma.management.problems import Refused, unexpected
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import ProblemCode
 
@@ -86,7 +86,7 @@ class Removals:
             except Exception as error:
                 # Boundary of the removal worker: whatever went wrong, the order to remove stands.
                 log.exception("removal failed; will be tried again", instance=instance_id)
-                self._report(instance_id, Refused(ProblemCode.INTERNAL, f"removal failed ({type(error).__name__})"))
+                self._report(instance_id, unexpected(error))
             await asyncio.sleep(self._timings.removal_retry)
 
     def _report(self, instance_id: str, problem: Refused) -> None:

@@ -41,7 +41,8 @@ from toolbox_dtma.wire import (
 log = structlog.get_logger("toolbox_dtma")
 
 SOCKET_NAME = "gateway.sock"
-REVISIONS_PER_BOOT = 1 << 32
+REVISIONS_PER_BOOT = 1 << 22
+"""Boot ids grow at least as fast as seconds do, so no run reaches the first revision of the next."""
 
 
 class Service:
@@ -66,6 +67,7 @@ class Service:
         self._engine = engine
         self._certificate_expiry = certificate_expiry
         self._sighted = asyncio.Event()
+        self._gateway_available = True
         self.ready = asyncio.Event()
         self.owners = Owners(state)
         self.events = EventLog(state.boot_id, max_events=bounds.event_count, max_bytes=bounds.event_bytes)
@@ -127,6 +129,7 @@ class Service:
                 listening = asyncio.Event()
                 group.create_task(self.policy.run(started=listening), name="policy")
                 group.create_task(self._prober.run(self.instances), name="prober")
+                group.create_task(self._follow_gateway(), name="gateway")
                 await listening.wait()
                 self.ready.set()
         finally:
@@ -154,6 +157,33 @@ class Service:
         except TimeoutError:
             log.warning("the engine has not shown every instance yet; going on", unseen=len(self.instances.unseen))
 
+    async def _follow_gateway(self) -> None:
+        """Tell owners when agents cannot reach anything any more, and when they can again."""
+        while True:
+            try:
+                async with asyncio.timeout(self.timings.gateway_away):
+                    await self.policy.staffed(True)
+            except TimeoutError:
+                log.warning("no gateway worker is connected; start `toolbox-dtma gateway`")
+                self._gateway_is(available=False)
+                await self.policy.staffed(True)
+            self._gateway_is(available=True)
+            await self.policy.staffed(False)
+
+    def _gateway_is(self, *, available: bool) -> None:
+        if self._gateway_available is not available:
+            self._gateway_available = available
+            for owner in self.state.owners:
+                self.events.publish(owner, "gateway", self._gateway())
+
+    def _gateway(self) -> GatewayFacts:
+        return GatewayFacts(
+            workers=self.policy.workers,
+            workers_current=self.policy.workers_current,
+            revision=self.policy.revision,
+            available=self._gateway_available,
+        )
+
     async def configure(self, writer: Writer, config: HostConfig) -> None:
         """Replace the gateway's configuration. Raises `Refused`."""
         try:
@@ -178,15 +208,12 @@ class Service:
             version=__version__,
             protocol=PROTOCOL_VERSION,
             engine=await self._engine.facts(),
-            gateway=GatewayFacts(
-                workers=self.policy.workers,
-                workers_current=self.policy.workers_current,
-                revision=self.policy.revision,
-            ),
+            gateway=self._gateway(),
             os=platform.system().lower(),
             arch=platform.machine(),
             capacity=Capacity(cpus=os.cpu_count() or 1, memory_bytes=pages * page_size),
             usage=Usage(instances=len(items), running=running, grants=len(self.grants.list(reader).items)),
+            time=self.state.now(),
         )
 
     def _gauges(self) -> Gauges:

@@ -58,6 +58,10 @@ class _Worker:
 
     member: Member
     writer: asyncio.StreamWriter
+    asked_at: float
+    """When it was last asked for a sign of life, in monotonic seconds."""
+    unanswered: int = 0
+    """So often in a row without an answer."""
     probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
 
 
@@ -125,6 +129,11 @@ class PolicyServer:
     def on_progress(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever an acknowledgement or a worker's end may have put a revision in force."""
         self._listeners.append(listener)
+
+    async def staffed(self, wanted: bool) -> None:
+        """Return once there is a worker, or none any more."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._members.connected) is wanted)
 
     # ----------------------------------------------------------------- change
     def publish(self, change: Change) -> int:
@@ -240,7 +249,8 @@ class PolicyServer:
             if other.member.process == process:
                 other.writer.close()
                 self._leave(other)
-        worker = _Worker(self._members.joined(process, self.revision, self._clock()), writer)
+        now = self._clock()
+        worker = _Worker(self._members.joined(process, self.revision, now), writer, now)
         self._workers.add(worker)
         for part in self.contents.snapshot(self.revision):
             self._send(worker, encode_frame(part))
@@ -266,6 +276,7 @@ class PolicyServer:
             transport.abort()
 
     def _heard(self, worker: _Worker, message: Hello | Ack | Pong | ProbeResult) -> None:
+        worker.unanswered = 0
         match message:
             case Ack():
                 if message.revision > self.revision:
@@ -314,7 +325,8 @@ class PolicyServer:
             self._due.clear()
             await self._review()
             owing = self._members.owing(self.revision)
-            pause = TICK if owing else 1.0 if self._members.lost_ones else None
+            idle = min(self._timings.hung / PINGS, 1.0) if self._workers or self._members.lost_ones else None
+            pause = TICK if owing else idle
             try:
                 async with asyncio.timeout(pause):
                     await self._due.wait()
@@ -333,6 +345,7 @@ class PolicyServer:
         if now - self._pinged_at >= self._timings.silence / PINGS:
             self._pinged_at = now
             self._ping_overdue()
+        self._ask_for_life(now)
         for revision, published in tuple(self._unsettled.items()):
             if self.in_force(revision, somewhere=True):
                 del self._unsettled[revision]
@@ -360,9 +373,25 @@ class PolicyServer:
                 self._send(worker, encode_frame(Ping(nonce=next(self._nonces))))
             else:
                 log.warning("gateway worker is silent while an acknowledgement is due; killed", pid=member.process.pid)
-                self._processes.kill(member.process)
-                worker.writer.transport.abort()
-                self._leave(worker)
+                self._end(worker)
+
+    def _ask_for_life(self, now: float) -> None:
+        """Nothing else would tell that a worker hangs while its policy stands: the agents it serves just wait."""
+        for worker in tuple(self._workers):
+            if now - worker.asked_at < self._timings.hung / PINGS:
+                continue
+            worker.asked_at = now
+            if worker.unanswered < PINGS:
+                worker.unanswered += 1
+                self._send(worker, encode_frame(Ping(nonce=next(self._nonces))))
+            else:
+                log.warning("gateway worker hangs; killed", pid=worker.member.process.pid)
+                self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        self._processes.kill(worker.member.process)
+        worker.writer.transport.abort()
+        self._leave(worker)
 
     async def _save_members(self) -> None:
         try:

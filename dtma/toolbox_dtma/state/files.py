@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a full disk."""
 
 TEMPORARY_PREFIX = ".new-"
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9-]{1,128}$")
@@ -97,16 +101,21 @@ def read_record(path: Path, model: type[M]) -> M:
         raise StateCorrupt(path, error.strerror or type(error).__name__) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes that a crash cut short left in a folder. Nobody else may be writing there."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        path.unlink()
+
+
 def read_folder(folder: Path, model: type[M]) -> dict[str, M]:
     """Every record of a folder by key. Leftovers of writes cut short by a crash are removed.
 
     Raises `StateCorrupt` for any other file that is not a record.
     """
+    remove_leftovers(folder)
     records: dict[str, M] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(TEMPORARY_PREFIX):
-            path.unlink()
-        elif path.suffix != ".json" or not _SAFE_NAME.fullmatch(path.stem):
+        if path.suffix != ".json" or not _SAFE_NAME.fullmatch(path.stem):
             raise StateCorrupt(path, "not a record of this folder")
         else:
             records[path.stem] = read_record(path, model)

@@ -38,7 +38,7 @@ class HostRecord(Record):
 
 
 class BootRecord(Record):
-    """`boot.json`: how often DTMA started."""
+    """`boot.json`: the number of the last start; each has a higher one."""
 
     boot_id: int
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -17,6 +19,7 @@ from toolbox_dtma.state.files import (
     read_record,
     record_path,
     remove,
+    remove_leftovers,
     write_record,
 )
 from toolbox_dtma.state.records import (
@@ -43,6 +46,39 @@ R = TypeVar("R", bound=Record)
 class NotInitialised(Exception):
     """The folder has no identity yet: `toolbox-dtma init` has not run."""
 
+    def __init__(self, folder: Path):
+        super().__init__(f"{folder} holds no host identity: run `toolbox-dtma init --state-dir {folder} …` first")
+
+
+class StateInUse(Exception):
+    """Another DTMA runs on the folder."""
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            f"another DTMA runs on {folder}; two would undo each other's work. Stop it first, or give this one a "
+            "folder of its own"
+        )
+
+
+@contextmanager
+def alone_on(folder: Path) -> Generator[None]:
+    """Keep every other DTMA off the folder; the kernel lets go of it however this process ends.
+
+    Raises `StateInUse`, and `NotInitialised` when there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotInitialised(folder) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateInUse(folder) from None
+        yield
+    finally:
+        os.close(descriptor)
+
 
 def tombstone_key(kind: Kind, owner: str, uid: str) -> str:
     """The file name of a tombstone: short for any uid, and never shared by two owners."""
@@ -59,9 +95,8 @@ class State:
         self._max_tombstones = max_tombstones
         self._lock = asyncio.Lock()
         if not (folder / "host.json").exists():
-            raise NotInitialised(
-                f"{folder} holds no host identity: run `toolbox-dtma init --state-dir {folder} …` first"
-            )
+            raise NotInitialised(folder)
+        remove_leftovers(folder)
         for name in ("owners", "instances", "probed", "grants", "tombstones"):
             ensure_folder(folder / name)
         self.host = read_record(folder / "host.json", HostRecord)
@@ -90,8 +125,13 @@ class State:
         return read_record(path, model) if path.exists() else None
 
     def _next_boot(self) -> int:
+        """Above every earlier one, also where this folder was restored from a copy that does not know of all.
+
+        The time says that: a number used twice, or one lower than before, would make observers take news for old.
+        The count goes on by itself while the clock is behind it.
+        """
         previous = self._load_optional("boot.json", BootRecord)
-        boot_id = (previous.boot_id if previous else 0) + 1
+        boot_id = max((previous.boot_id if previous else 0) + 1, int(self.now().timestamp()))
         write_record(self.folder / "boot.json", BootRecord(boot_id=boot_id))
         return boot_id
 

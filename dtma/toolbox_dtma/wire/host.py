@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -47,11 +48,13 @@ class EngineFacts(Answer):
 
 
 class GatewayFacts(Answer):
-    """How many gateway workers hold the current policy revision."""
+    """How many gateway workers hold the current policy revision. Also sent as the event `gateway`."""
 
     workers: int
     workers_current: int
     revision: int
+    available: bool = True
+    """False once no worker has been connected for some seconds: agents reach nothing on this host."""
 
 
 class Capacity(Answer):
@@ -82,3 +85,5 @@ class HostFacts(Answer):
     arch: str
     capacity: Capacity
     usage: Usage
+    time: datetime | None = None
+    """The host's clock: what ends at a time ends there by it."""

@@ -35,6 +35,8 @@ class ProblemCode(StrEnum):
     GONE = "Gone"
     ENGINE_UNAVAILABLE = "EngineUnavailable"
     TOO_LARGE = "TooLarge"
+    DISK_FULL = "DiskFull"
+    """The host's state cannot be written for want of space; what it holds already stays as it is."""
     INTERNAL = "Internal"
 
 
@@ -57,6 +59,7 @@ HTTP_STATUS: dict[ProblemCode, int] = {
     ProblemCode.GONE: 410,
     ProblemCode.ENGINE_UNAVAILABLE: 503,
     ProblemCode.TOO_LARGE: 413,
+    ProblemCode.DISK_FULL: 507,
     ProblemCode.INTERNAL: 500,
 }
 """The one HTTP status of each code."""

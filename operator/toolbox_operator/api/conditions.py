@@ -38,6 +38,7 @@ class Reason(StrEnum):
     DEPLOYED = "Deployed"
     PROGRAMMED = "Programmed"
     REACHABLE = "Reachable"
+    CLOCK_SKEWED = "ClockSkewed"
     CONNECTED = "Connected"
     # on the way
     PENDING = "Pending"
@@ -68,6 +69,7 @@ class Reason(StrEnum):
     HOST_TLS_FAILED = "HostTLSFailed"
     HOST_REJECTED = "HostRejected"
     HOST_LOST = "HostLost"
+    DISK_FULL = "DiskFull"
     KUBERNETES_REFUSED = "KubernetesRefused"
     INTERNAL_ERROR = "InternalError"
     # an edit of this object is the only cure (Stalled)
@@ -77,6 +79,7 @@ class Reason(StrEnum):
     INSTANCE_ID_INVALID = "InstanceIdInvalid"
     HOST_CLAIMED = "HostClaimed"
     HOST_CHANGED = "HostChanged"
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     CLEANUP_BLOCKED = "CleanupBlocked"
     ABANDONED = "Abandoned"
 

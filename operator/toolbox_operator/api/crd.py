@@ -185,7 +185,15 @@ def write(directory: Path) -> list[Path]:
         path = directory / definition.file
         path.write_text(render(definition), encoding="utf-8")
         written.append(path)
-    return written
+    listing = directory / "kustomization.yaml"
+    listing.write_text(kustomization(), encoding="utf-8")
+    return [*written, listing]
+
+
+def kustomization() -> str:
+    """The listing that lets kustomize build the directory: it takes no file from outside its own."""
+    lines = ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "resources:"]
+    return "\n".join([HEADER.rstrip(), *lines, *(f"  - {definition.file}" for definition in DEFINITIONS)]) + "\n"
 
 
 class _InFull(yaml.SafeDumper):

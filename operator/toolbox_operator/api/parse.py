@@ -71,9 +71,9 @@ class ApiObject(Generic[SpecT, StatusT]):
     def problem(self) -> Problem | None:
         """Everything that is wrong with the object, as one reason and one text; None when it can be acted on."""
         if self.spec_error is not None:
-            return Problem(Reason.SPEC_INVALID, self.spec_error)
+            return Problem(Reason.SPEC_INVALID, _sentence(self.spec_error))
         if self.violations:
-            return Problem(self.violations[0].reason, "; ".join(str(v) for v in self.violations))
+            return Problem(self.violations[0].reason, _sentence("; ".join(str(v) for v in self.violations)))
         return None
 
 
@@ -140,6 +140,10 @@ def parse_status(model: type[StatusT], status: Any) -> StatusT:
             remaining = kept if len(kept) < len(remaining) else {}
 
 
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "…")) else f"{text}."
+
+
 def _fits(model: type[StatusModel], value: Any) -> bool:
     try:
         model.model_validate_json(json.dumps(value), by_alias=True, by_name=False)
@@ -155,7 +159,9 @@ def _common(kind: Kind, body: Body, model: type[SpecT], resolved: Resolved | Non
     broken: tuple[Violation, ...] = ()
     try:
         spec = parse_spec(model, body.get("spec"))
-        broken = tuple(violations(kind, _without_nulls(body), resolved))
+        # Rules are about these two; a status may be long.
+        ruled = {"metadata": body["metadata"], "spec": _without_nulls(body["spec"])}
+        broken = tuple(violations(kind, ruled, resolved))
     except SpecInvalid as invalid:
         error = str(invalid)
     deleted = meta.get("deletionTimestamp")

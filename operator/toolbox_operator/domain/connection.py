@@ -54,7 +54,8 @@ def _spec_is_valid(seen: ConnectionObserved) -> Hold | None:
     return None if problem is None else stalled_by(problem.reason, problem.message)
 
 
-def _server_exists(seen: ConnectionObserved) -> Hold | None:
+def server_missing(seen: ConnectionObserved) -> Hold | None:
+    """The hold on a connection whose server does not exist."""
     if seen.server is not None or seen.connection.spec is None:
         return None
     named = target(seen.connection.spec.server_ref, seen.connection.key.namespace)
@@ -93,7 +94,7 @@ def _toolbox_takes_the_server(seen: ConnectionObserved) -> Hold | None:
 
 CHECKS: Final[tuple[Callable[[ConnectionObserved], Hold | None], ...]] = (
     _spec_is_valid,
-    _server_exists,
+    server_missing,
     _server_shares,  # denied unless the server's owner said otherwise
     _toolbox_takes_the_server,  # narrowing allowedServers closes what is open
 )
@@ -108,6 +109,15 @@ def first_hold(seen: ConnectionObserved) -> Hold | None:
 def denied(hold: Hold) -> bool:
     """Whether a hold means that what was open must be closed."""
     return hold.reason in (Reason.NOT_PERMITTED, Reason.SECRET_CONFLICT)
+
+
+def closing(seen: ConnectionObserved, spec: AgentMCPConnectionSpec, hold: Hold | None, now: datetime) -> Hold | None:
+    """Why whatever is open has to be closed. What the spec itself wants closed needs no server for that."""
+    if hold is not None and denied(hold):
+        return hold
+    if hold is None or server_missing(seen) == hold:
+        return closed_by_spec(spec, now)
+    return None
 
 
 def closed_by_spec(spec: AgentMCPConnectionSpec, now: datetime) -> Hold | None:

@@ -10,8 +10,19 @@ from typing import Final
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.connection import AgentMCPConnectionStatus, ConnectionPhase, ResolvedConnection
 from toolbox_operator.api.parse import ConnectionObject
-from toolbox_operator.domain.conditions import Wanted, find, is_true, no, reconciling, stalled, stamp, unknown, yes
-from toolbox_operator.domain.connection import ConnectionObserved, denied, secret_of, tool_count
+from toolbox_operator.domain.conditions import (
+    Wanted,
+    find,
+    is_true,
+    keep,
+    no,
+    reconciling,
+    stalled,
+    stamp,
+    unknown,
+    yes,
+)
+from toolbox_operator.domain.connection import ConnectionObserved, denied, secret_of, server_missing, tool_count
 from toolbox_operator.domain.hold import Hold
 from toolbox_operator.domain.policy import Next
 from toolbox_operator.domain.values import target
@@ -35,6 +46,7 @@ class Programming:
     message: str = ""
 
 
+_OPEN: Final = "Every gateway worker accepts it."
 _CLOSED: Final = {
     Reason.EXPIRED: ConnectionPhase.EXPIRED,
     Reason.INACTIVE: ConnectionPhase.DISCONNECTED,
@@ -47,9 +59,18 @@ def record_status(phase: ConnectionPhase) -> str:
     return _OF_RECORD.get(phase, phase.value.lower())
 
 
-def held_status(seen: ConnectionObserved, hold: Hold, now: datetime, agent_id: str | None) -> AgentMCPConnectionStatus:
-    """The status of a connection that goes no further, and of which nothing has to be closed."""
-    wanted: list[Wanted] = []
+def held_status(
+    seen: ConnectionObserved,
+    hold: Hold,
+    now: datetime,
+    agent_id: str | None,
+    programming: Programming | None = None,
+) -> AgentMCPConnectionStatus:
+    """The status of a connection that goes no further, and of which nothing has to be closed.
+
+    `programming`: how far the host got all the same; without it the host was told nothing in this pass.
+    """
+    wanted = _in_force_still(seen, hold) if programming is None else _programmed(programming, _OPEN)
     if hold.reason == Reason.SERVER_NOT_FOUND:
         wanted.append(unknown(ConditionType.ACCEPTED, hold.reason, hold.message))
     elif hold.condition is not ConditionType.ACCEPTED:
@@ -68,7 +89,13 @@ def closed_status(
 ) -> AgentMCPConnectionStatus:
     """The status of a connection that is, or is about to be, closed for a reason."""
     phase = closed_phase(hold)
-    wanted = [no(ConditionType.ACCEPTED, hold.reason, hold.message) if denied(hold) else _accepted()]
+    if (missing := server_missing(seen)) is not None:
+        wanted = [
+            unknown(ConditionType.ACCEPTED, missing.reason, missing.message),
+            no(ConditionType.RESOLVED_REFS, missing.reason, missing.message),
+        ]
+    else:
+        wanted = [no(ConditionType.ACCEPTED, hold.reason, hold.message) if denied(hold) else _accepted()]
     wanted += [
         no(ConditionType.READY, hold.reason, hold.message),
         *_programmed(programming, "No gateway worker accepts it."),
@@ -83,11 +110,14 @@ def open_status(
     wanted = [
         _accepted(),
         yes(ConditionType.RESOLVED_REFS, Reason.RESOLVED, "The server and the Secret are there."),
-        *_programmed(programming, "Every gateway worker accepts it."),
+        *_programmed(programming, _OPEN),
     ]
     phase = ConnectionPhase.PENDING
     if programming.progress is not Progress.DONE:
         wanted.append(no(ConditionType.READY, _reason(programming), programming.message))
+    elif seen.host is not None and seen.host.gateway_down:
+        message = "No gateway worker runs on the server's host: it cannot be called until one does."
+        wanted.append(no(ConditionType.READY, Reason.GATEWAY_UNAVAILABLE, message))
     elif not server_ready(seen):
         wanted.append(unknown(ConditionType.READY, Reason.SERVER_NOT_READY, _server_message(seen)))
     else:
@@ -161,6 +191,18 @@ def _programmed(programming: Programming, done: str) -> list[Wanted]:
         no(ConditionType.PROGRAMMED, reason, programming.message),
         reconciling(reason, programming.message),
     ]
+
+
+def _in_force_still(seen: ConnectionObserved, hold: Hold) -> list[Wanted]:
+    """`Programmed` of a connection whose host was told nothing: what it held before, it holds on to."""
+    before = find(seen.connection.status.conditions, ConditionType.PROGRAMMED)
+    if before is None or hold.reason in (Reason.SERVER_NOT_FOUND, Reason.SERVER_NOT_READY):
+        # With the server its grants leave the host.
+        return []
+    if before.status == "True" and not was_programmed(seen.connection):
+        message = "The newest spec is not in force; what the gateway accepted before, it still accepts."
+        return [no(ConditionType.PROGRAMMED, hold.reason, message)]
+    return [keep(before)]
 
 
 def _status(

@@ -48,8 +48,15 @@ class HostView:
     failure: HostFailure | None = None
     contact: int = 0
     """Which contact of this process it is, counted over all hosts: calls may have failed between two. 0: none yet."""
+    ahead: float = 0.0
+    """Seconds by which the host's clock was ahead of ours when it was found; negative: behind."""
     lost_in: float | None = None
     """Seconds until `Lost`, while contact is missing and the lease runs."""
+
+    @property
+    def gateway_down(self) -> bool:
+        """Whether the host says that agents reach nothing on it."""
+        return self.usable and self.facts is not None and not self.facts.gateway.available
 
     @property
     def usable(self) -> bool:

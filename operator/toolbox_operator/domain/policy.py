@@ -73,6 +73,7 @@ PROBLEMS: Final[dict[ProblemCode, Policy]] = {
     ProblemCode.GONE: Policy(Next.SOON, Reason.HOST_REJECTED, "the host is listed again by itself"),
     ProblemCode.ENGINE_UNAVAILABLE: _waiting(Reason.HOST_REJECTED, "start Docker on the host"),
     ProblemCode.TOO_LARGE: Policy(Next.STALLED, Reason.SPEC_INVALID, "make the spec and its values smaller"),
+    ProblemCode.DISK_FULL: _waiting(Reason.DISK_FULL, "free space on the host's disk"),
     ProblemCode.INTERNAL: _waiting(Reason.HOST_REJECTED, "look into the log of the host's agent"),
 }
 

@@ -11,6 +11,7 @@ from toolbox_dtma.wire import InstanceReport
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.meta import ANNOTATION_ABANDON, ANNOTATION_INSTANCE_ID, Key
 from toolbox_operator.api.parse import ServerObject, ToolboxObject
+from toolbox_operator.domain.conditions import is_true
 from toolbox_operator.domain.hold import Hold, stalled_by, waits_for
 from toolbox_operator.domain.host import HostState, HostView
 from toolbox_operator.domain.inputs import toolbox_key
@@ -110,19 +111,23 @@ def _toolbox_permits(seen: ServerObserved) -> Hold | None:
     toolbox = seen.toolbox
     if toolbox is None or toolbox.spec is None or permitted(seen.server, toolbox):
         return None
-    return waits_for(
-        Reason.NOT_PERMITTED,
+    message = (
         f"The Toolbox {toolbox.key} takes servers of its own namespace only: set its allowedServers.namespaces.from to"
-        " All, or create the server there. What already runs is left running; its connections are closed.",
-        quiet=True,
+        " All, or create the server there."
     )
+    if seen.report is not None or seen.server.status.container is not None:
+        message += " What already runs is left running; its connections are closed."
+    return waits_for(Reason.NOT_PERMITTED, message, quiet=True)
 
 
 def _toolbox_stays(seen: ServerObserved) -> Hold | None:
     toolbox = seen.toolbox
     if toolbox is None or not toolbox.deleting:
         return None
-    return waits_for(Reason.TOOLBOX_NOT_READY, f"The Toolbox {toolbox.key} is being deleted.")
+    return waits_for(
+        Reason.TOOLBOX_NOT_READY,
+        f"The Toolbox {toolbox.key} is being deleted: delete this server too, or create one on another Toolbox.",
+    )
 
 
 CHECKS: Final[tuple[Callable[[ServerObserved], Hold | None], ...]] = (
@@ -190,6 +195,8 @@ class Removal(StrEnum):
     REMOVE = "Remove"
     ABANDON = "Abandon"
     """Left behind on purpose: recorded, warned about, and swept when the host returns."""
+    WAIT = "Wait"
+    """Contact with the host is being made; nothing stands in the way yet."""
     BLOCKED = "Blocked"
 
 
@@ -211,7 +218,17 @@ def removal(seen: ServerObserved, *, toolbox_missing: bool) -> Removal:
         return Removal.ABANDON
     if seen.toolbox is not None and seen.toolbox.deleting and _given_up(seen.host):
         return Removal.ABANDON
-    return Removal.BLOCKED
+    return Removal.WAIT if contacting(seen.toolbox, seen.host) else Removal.BLOCKED
+
+
+def contacting(toolbox: ToolboxObject | None, host: HostView | None) -> bool:
+    """Whether contact is still being made, as after every start. A stalled Toolbox makes none.
+
+    Who waits for it is requeued when it is there, and when it fails.
+    """
+    if toolbox is None or is_true(toolbox.status.conditions, ConditionType.STALLED):
+        return False
+    return host is None or host.state in (HostState.NEW, HostState.IDENTIFIED)
 
 
 def _given_up(host: HostView | None) -> bool:

@@ -79,6 +79,9 @@ def _held_phase(seen: ServerObserved, hold: Hold) -> MCPServerPhase:
         return MCPServerPhase.ERROR
     if seen.report is not None and seen.host is not None and seen.host.usable:
         return phase_of(seen.report)
+    if hold.reason == Reason.TOOLBOX_NOT_READY and seen.server.status.instance_id is not None:
+        # Out of contact for less than the lease: what was last seen is still the best guess.
+        return seen.server.status.phase
     return MCPServerPhase.PENDING
 
 

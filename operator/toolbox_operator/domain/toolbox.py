@@ -19,6 +19,8 @@ from toolbox_operator.domain.inputs import Ref, Source, Unresolved, value_of
 from toolbox_operator.domain.policy import Next
 
 _NAMED_REFERRERS = 5
+CLOCK_TOLERANCE = 30.0
+"""Seconds by which clocks may differ without a word: the time that a call takes is part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,14 @@ def host_hold(seen: ToolboxObserved) -> Hold | None:
 
 
 def nothing_changes(seen: ToolboxObserved) -> bool:
-    """Whether status stands as it is: contact is being made, and has not failed."""
+    """Whether status stands as it is: contact is being made and has not failed, or is still as lost as it was.
+
+    A new process gives the host a whole lease again, but until it was in contact it knows nothing better than Lost.
+    """
     host, status = seen.host, seen.toolbox.status
     making = host is None or host.state in (HostState.NEW, HostState.IDENTIFIED)
+    if host is not None and host.state is HostState.UNREACHABLE and not host.synced:
+        making = status.phase is ToolboxPhase.LOST
     return making and status.host_id is not None and status.observed_generation == seen.toolbox.generation
 
 
@@ -111,7 +118,8 @@ def held_status(seen: ToolboxObserved, hold: Hold, now: datetime) -> ToolboxStat
     """The status of a Toolbox whose host is not used for now."""
     wanted = [no(ConditionType.READY, hold.reason, hold.message)]
     if hold.next is Next.STALLED:
-        wanted += [_reachable(seen.host), stalled(hold.reason, hold.message)]
+        identified = hold.condition is ConditionType.REACHABLE
+        wanted += [_answers() if identified else _reachable(seen.host), stalled(hold.reason, hold.message)]
         return _status(seen, wanted, ToolboxPhase.STALLED, now)
     wanted += [
         unknown(ConditionType.REACHABLE, hold.reason, hold.message),
@@ -129,7 +137,8 @@ def status_of(seen: ToolboxObserved, now: datetime) -> ToolboxStatus:
     match host.state if host is not None else HostState.NEW:
         case HostState.REACHABLE:
             wanted = [_reachable(host), *_ready(host)]
-            return _status(seen, wanted, ToolboxPhase.READY, now)
+            phase = ToolboxPhase.READY if wanted[1].status == "True" else ToolboxPhase.PENDING
+            return _status(seen, wanted, phase, now)
         case HostState.UNREACHABLE:
             reason = failure.reason if failure is not None else Reason.HOST_UNREACHABLE
             phase = ToolboxPhase.UNREACHABLE
@@ -170,13 +179,37 @@ def _ready(host: HostView | None) -> list[Wanted]:
     if facts is not None and not facts.engine.available:
         message = "The host's agent answers, but its Docker Engine does not: start Docker there."
         return [no(ConditionType.READY, "EngineUnavailable", message), reconciling("EngineUnavailable", message)]
+    if host is not None and host.gateway_down:
+        reason = Reason.GATEWAY_UNAVAILABLE
+        message = "No gateway worker runs on the host, so agents reach nothing there: start toolbox-dtma gateway."
+        return [no(ConditionType.READY, reason, message), reconciling(reason, message)]
     return [yes(ConditionType.READY, Reason.READY, "The host is claimed, configured and watched.")]
+
+
+def _answers() -> Wanted:
+    return yes(ConditionType.REACHABLE, Reason.REACHABLE, "The host answers.")
+
+
+def _skewed(ahead: float) -> Wanted:
+    # In whole minutes: each contact measures a little differently, and that is no news.
+    minutes = round(abs(ahead) / 60) or 1
+    way = "ahead of" if ahead > 0 else "behind"
+    effect = (
+        "tokens and connections that end at a time end early there"
+        if ahead > 0
+        else "while the operator is away, tokens and connections that end at a time end late there"
+    )
+    message = (
+        f"The host answers, but its clock is about {minutes} min {way} the operator's: {effect}. Set both by a time"
+        " server."
+    )
+    return yes(ConditionType.REACHABLE, Reason.CLOCK_SKEWED, message)
 
 
 def _reachable(host: HostView | None) -> Wanted:
     match host.state if host is not None else HostState.NEW:
         case HostState.REACHABLE | HostState.IDENTIFIED:
-            return yes(ConditionType.REACHABLE, Reason.REACHABLE, "The host answers.")
+            return _skewed(host.ahead) if host is not None and abs(host.ahead) >= CLOCK_TOLERANCE else _answers()
         case HostState.NEW:
             return unknown(ConditionType.REACHABLE, Reason.PENDING, "The host is not contacted.")
         case _:

@@ -13,6 +13,7 @@ from typing import Protocol
 from toolbox_dtma.wire import (
     DeletedInstance,
     DesiredInstance,
+    GatewayFacts,
     Grant,
     GrantProgrammed,
     GrantReport,
@@ -88,7 +89,7 @@ class HostSettings:
 class HostEvent:
     """One message of a host's event stream; without `data` it is a heartbeat."""
 
-    data: InstanceReport | DeletedInstance | GrantProgrammed | None = None
+    data: InstanceReport | DeletedInstance | GrantProgrammed | GatewayFacts | None = None
     cursor: str | None = None
     """Where to resume after this event."""
 

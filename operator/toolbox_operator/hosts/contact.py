@@ -12,6 +12,7 @@ import structlog
 
 from toolbox_dtma.wire import (
     DeletedInstance,
+    GatewayFacts,
     GrantProgrammed,
     GrantReport,
     HostConfig,
@@ -77,8 +78,10 @@ class Contact:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._admitted: str | None = None
+        self._changed: HostFailure | None = None
         self._host_id: str | None = None
         self._facts: HostFacts | None = None
+        self._ahead = 0.0
         self._boot_id = 0
         self._instances: dict[str, InstanceReport] = {}
         self._grants: dict[str, GrantReport] = {}
@@ -111,12 +114,12 @@ class Contact:
     def admit(self, host_id: str) -> None:
         """Use the host as long as it says it is this one."""
         if self._admitted != host_id:
-            self._admitted = host_id
+            self._admitted, self._changed = host_id, None
             self._wake.set()
 
-    def refuse(self) -> None:
-        """Do not use the host."""
-        self._admitted = None
+    def refuse(self, changed: HostFailure | None = None) -> None:
+        """Do not use the host. `changed`: it is another one than before, with which contact is lost by that."""
+        self._admitted, self._changed = None, changed
         if self._live:
             self._lose(HostFailure(Reason.TOOLBOX_NOT_READY, "the host is not this Toolbox's"))
             self._restart()
@@ -125,7 +128,8 @@ class Contact:
     def host(self) -> WatchableHost:
         """The host, for calls. Raises `HostUnreachable` while the circuit is open."""
         if not self._live:
-            raise HostUnreachable(self._failure.message if self._failure else "no contact with the host yet")
+            failure = self._failure or self._changed
+            raise HostUnreachable(failure.message if failure else "no contact with the host yet")
         return self._host
 
     def view(self) -> HostView:
@@ -139,8 +143,9 @@ class Contact:
             boot_id=self._boot_id,
             instances=self._instances,
             grants=self._grants,
-            failure=self._failure,
+            failure=self._failure or self._changed,
             contact=self._contact,
+            ahead=self._ahead,
             lost_in=lost_in,
         )
 
@@ -175,12 +180,13 @@ class Contact:
     def _state(self) -> tuple[HostState, float | None]:
         if self._live:
             return HostState.REACHABLE, None
-        if self._host_id is not None and self._failure is None:
+        failure = self._failure or self._changed
+        if self._host_id is not None and failure is None:
             return HostState.IDENTIFIED, None
         silent = self._clock.monotonic() - self._heard
         if silent >= self.lease:
             return HostState.LOST, None
-        state = HostState.NEW if self._failure is None else HostState.UNREACHABLE
+        state = HostState.NEW if failure is None else HostState.UNREACHABLE
         return state, self.lease - silent
 
     async def _run(self) -> None:
@@ -195,7 +201,9 @@ class Contact:
                 else:
                     # Not ours, or not decided yet: the Toolbox's reconciler admits it, or its spec changes.
                     self._queue.add(Kind.TOOLBOX, self.key)
-                    await self._wake.wait()
+                    with contextlib.suppress(TimeoutError):
+                        # Asked again now and then: the endpoint may lead to the right one without an edit.
+                        await asyncio.wait_for(self._wake.wait(), self._timings.backoff_max)
                     continue
             except (HostError, Fenced) as error:
                 failure = _failure(error)
@@ -221,6 +229,7 @@ class Contact:
         facts = await self._host.facts()
         # Not contact yet: of a host that cannot be listed nothing is known, however often it says who it is.
         self._facts, self._host_id, self._failure = facts, claimed.host_id, None
+        self._ahead = 0.0 if facts.time is None else (facts.time - self._clock.now()).total_seconds()
 
     async def _claim(self) -> OwnerClaimed:
         """Announce our epoch. Whoever holds the Lease goes above a higher one, which an earlier Lease left behind."""
@@ -237,6 +246,8 @@ class Contact:
     async def _synchronise(self) -> None:
         await self._host.configure(HostConfig(gateway_url=self.settings.gateway_url))
         listed = await self._host.list_instances()
+        # Again, now that the cursor is known: what the host said of itself before may have changed unheard.
+        self._facts = await self._host.facts()
         grants = await self._host.list_grants()
         before_instances, before_grants = self._instances, self._grants
         self._boot_id = listed.boot_id
@@ -273,6 +284,10 @@ class Contact:
                 self.forget_instance(instance_id)
                 if gone is not None:
                     self._queue.add(Kind.MCP_SERVER, Key(gone.namespace, gone.name))
+            case GatewayFacts() as gateway:
+                if self._facts is not None:
+                    self._facts = self._facts.model_copy(update={"gateway": gateway})
+                    self._queue.add(Kind.TOOLBOX, self.key)
             case GrantProgrammed() as programmed:
                 await self._take_grant(programmed)
             case None:
@@ -346,7 +361,11 @@ def _failure(error: HostError | Fenced) -> HostFailure:
                 f"The host refused the token of authSecretRef ({error}): put its current one there.",
             )
         case HostUnreachable():
-            return HostFailure(Reason.HOST_UNREACHABLE, f"The host cannot be reached: {error}.")
+            return HostFailure(
+                Reason.HOST_UNREACHABLE,
+                f"The host cannot be reached: {error}. Check spec.endpoint of the Toolbox, and that toolbox-dtma runs"
+                " there.",
+            )
         case Fenced():
             return HostFailure(Reason.HOST_UNREACHABLE, "Another operator is ahead at the host.")
         case _:

@@ -107,10 +107,13 @@ class Hosts:
         if contact := self._contacts.get(key):
             contact.admit(host_id)
 
-    def refuse(self, key: Key) -> None:
-        """The Toolbox must not use this host: no call is made to it until `admit`."""
+    def refuse(self, key: Key, changed: HostFailure | None = None) -> None:
+        """The Toolbox must not use this host: nothing is told to it until `admit`.
+
+        `changed`: it is another one than before, of which nothing more is heard.
+        """
         if contact := self._contacts.get(key):
-            contact.refuse()
+            contact.refuse(changed)
 
     def view(self, key: Key) -> HostView | None:
         """What is known of a Toolbox's host; None when its Toolbox was not reconciled yet."""

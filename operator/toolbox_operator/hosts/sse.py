@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from toolbox_dtma.wire import DeletedInstance, GrantProgrammed, InstanceReport
+from toolbox_dtma.wire import DeletedInstance, GatewayFacts, GrantProgrammed, InstanceReport
 from toolbox_operator.hosts.api import HostEvent
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -15,10 +15,11 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 MAX_EVENT: Final = 4 * 1024 * 1024
 """Bytes of the largest event that is kept while it arrives."""
 
-_MODELS: Final[dict[str, type[InstanceReport | DeletedInstance | GrantProgrammed]]] = {
+_MODELS: Final[dict[str, type[InstanceReport | DeletedInstance | GrantProgrammed | GatewayFacts]]] = {
     "instance": InstanceReport,
     "deleted": DeletedInstance,
     "grant": GrantProgrammed,
+    "gateway": GatewayFacts,
 }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from toolbox_operator.api.meta import Body, Key
-from toolbox_operator.kube.api import KubeError, Missing, Resource
+from toolbox_operator.kube.api import EVENTS, KubeError, Missing, Resource
 from toolbox_operator.kube.rest import MERGE_PATCH, KubeRest, collection_path, object_path
 from toolbox_operator.runtime import Leadership
 
@@ -18,6 +19,8 @@ LIST_DEADLINE = 15.0
 CHUNK = 500
 RELISTS = 3
 """How often a list whose continue token expired starts over before it fails."""
+REMEMBERED = 20_000
+"""Objects whose newest version is kept in mind; of more, those that were met longest ago are forgotten."""
 
 Written = Callable[[Resource, Body], None]
 
@@ -43,13 +46,29 @@ class KubeClient:
         self._leadership = leadership
         self._written = written
         self._write_deadline = write_deadline
+        self._newest: OrderedDict[tuple[Resource, Key], int] = OrderedDict()
 
     async def get(self, resource: Resource, key: Key) -> Body | None:
+        known = self._newest.get((resource, key), 0)
         try:
             body = await self._rest.request("GET", object_path(resource, key), deadline=READ_DEADLINE)
         except Missing:
+            self._newest.pop((resource, key), None)
             return None
+        if int(body["metadata"]["resourceVersion"]) < known:
+            # A server that lags, or was restored. A grant made from a replaced Secret would revoke the token in use.
+            raise KubeError(200, f"{resource.plural} {key}: the answer is older than one before")
+        self._remember(resource, key, body)
         return slim(body, resource)
+
+    def _remember(self, resource: Resource, key: Key, body: Mapping[str, Any]) -> None:
+        if resource is EVENTS:
+            return  # many, and nothing is decided on them
+        version = int(body["metadata"]["resourceVersion"])
+        self._newest[resource, key] = max(version, self._newest.get((resource, key), 0))
+        self._newest.move_to_end((resource, key))
+        if len(self._newest) > REMEMBERED:
+            self._newest.popitem(last=False)
 
     async def list(self, resource: Resource, *, label_selector: str = "") -> tuple[Sequence[Body], str]:
         for _ in range(RELISTS):
@@ -118,6 +137,7 @@ class KubeClient:
             method, path, deadline=self._write_deadline, body=body, content_type=content_type
         )
         result = slim(answer, resource)
+        self._remember(resource, Key.of(result), result)
         if self._written is not None:
             self._written(resource, result)
         return result

@@ -12,8 +12,7 @@ from toolbox_operator.api.parse import ConnectionObject, parse_connection, parse
 from toolbox_operator.domain.conditions import find
 from toolbox_operator.domain.connection import (
     ConnectionObserved,
-    closed_by_spec,
-    denied,
+    closing,
     first_hold,
     grant,
     placed_hold,
@@ -73,13 +72,11 @@ class ConnectionReconciler:
             return await self._removal.remove(seen)
         hold = first_hold(seen)
         spec = connection.spec
-        if spec is None or (hold is not None and not denied(hold)):
-            return await self._held(seen, hold or stalled_by(Reason.SPEC_INVALID, "spec: required"))
-        now = self._ctx.clock.now()
-        hold = hold or closed_by_spec(spec, now)
-        if hold is not None:
-            return await self._close(seen, spec, hold)
-        if (hold := placed_hold(seen)) is not None:
+        if spec is None:
+            return await self._held(seen, hold or stalled_by(Reason.SPEC_INVALID, "spec: required."))
+        if (close := closing(seen, spec, hold, self._ctx.clock.now())) is not None:
+            return await self._close(seen, spec, close)
+        if (hold := hold or placed_hold(seen)) is not None:
             return await self._held(seen, hold)
         return await self._open(seen, spec)
 
@@ -118,9 +115,8 @@ class ConnectionReconciler:
             hold = waits_for(Reason.SECRET_CONFLICT, message, quick=True)
             return await self._close(seen, spec, hold)
         if isinstance(ensured, NoCa):
-            return await self._held(
-                seen, waits_for(ensured.reason, ensured.message, ConditionType.RESOLVED_REFS, quick=True)
-            )
+            hold = waits_for(ensured.reason, ensured.message, ConditionType.RESOLVED_REFS, quick=True)
+            return await self._without_ca(seen, spec, ensured.tokens, hold)
         secret, tokens, changed = ensured
         programming = await self._program(
             seen,
@@ -140,6 +136,25 @@ class ConnectionReconciler:
             self._wait(seen, programming)
         return self._next(spec, tokens)
 
+    async def _without_ca(
+        self, seen: ConnectionObserved, spec: AgentMCPConnectionSpec, tokens: Tokens | None, hold: Hold
+    ) -> Outcome:
+        """The Secret cannot be written; what is in it is accepted, and what was narrowed is not, as ever."""
+        if tokens is None and not _ever_programmed(seen.connection):
+            return await self._held(seen, hold)
+        accepted = () if tokens is None else credentials(tokens)
+        programming = await self._program(
+            seen,
+            spec,
+            accepted,
+            revoking=tokens is None or _may_revoke(seen, tokens),
+            in_force=tokens is not None and believed_in_force(seen),
+        )
+        seen = self._observe(seen.connection)
+        status = held_status(seen, hold, self._ctx.clock.now(), self._agent(seen), programming)
+        await self._report(seen, status)
+        return leave(hold, self._ctx.timings)
+
     async def _close(self, seen: ConnectionObserved, spec: AgentMCPConnectionSpec, hold: Hold) -> Outcome:
         programming = Programming(Progress.DONE)
         if FINALIZER_CLEANUP in seen.connection.finalizers:
@@ -154,6 +169,8 @@ class ConnectionReconciler:
         """See to it that nothing is accepted for this connection any more."""
         host = seen.host
         if host is not None and host.usable and seen.held is None:
+            return Programming(Progress.DONE)
+        if seen.server is None and not self._removal.holders(seen) and await self._removal.nowhere(seen):
             return Programming(Progress.DONE)
         if not _in_contact(seen):
             known = seen.connection.status.phase is closed_phase(hold) and was_programmed(seen.connection)
@@ -203,7 +220,7 @@ class ConnectionReconciler:
 
     def _wait(self, seen: ConnectionObserved, programming: Programming) -> None:
         """End with a retry while the host can be asked again; contact and acknowledgements requeue by themselves."""
-        if not _in_contact(seen):
+        if seen.server is not None and not _in_contact(seen):
             return
         reason = Reason.REVOCATION_PENDING if programming.progress is Progress.REVOKING else Reason.ACK_PENDING
         give_up(waits_for(reason, programming.message, ConditionType.PROGRAMMED), self._ctx.timings)
@@ -236,6 +253,7 @@ class ConnectionReconciler:
 
     def _gone(self, key: Key) -> None:
         """The object is gone: a grant still held under its name is swept by the host's Toolbox."""
+        self._ctx.store.vanished(Kind.CONNECTION, key.namespace, key.name)
         for toolbox, view in self._ctx.hosts.all().items():
             if any((item.namespace, item.name) == (key.namespace, key.name) for item in view.grants.values()):
                 self._ctx.queue.add(Kind.TOOLBOX, toolbox)

@@ -9,7 +9,7 @@ from toolbox_operator.domain.connection import ConnectionObserved
 from toolbox_operator.domain.connection_status import deleting_status
 from toolbox_operator.domain.hold import Hold, waits_for
 from toolbox_operator.domain.host import HostState
-from toolbox_operator.domain.server import abandoned
+from toolbox_operator.domain.server import abandoned, contacting
 from toolbox_operator.hosts.api import HostError, HostProblem
 from toolbox_operator.kube.api import CONNECTIONS, MCP_SERVERS, TOOLBOXES, Missing
 from toolbox_operator.reconcile.context import Context
@@ -33,7 +33,7 @@ class ConnectionRemoval:
         connection = seen.connection
         if FINALIZER_CLEANUP not in connection.finalizers:
             return NOTHING
-        holders = self._holders(seen)
+        holders = self.holders(seen)
         for toolbox in holders:
             try:
                 await self._ctx.hosts.host(toolbox).delete_grant(
@@ -45,15 +45,17 @@ class ConnectionRemoval:
                 if abandoned(connection.annotations):
                     return await self._abandon(seen)
                 return await self._blocked(seen, hold_of(error, ConditionType.PROGRAMMED))
-        if holders or await self._nowhere(seen):
+        if holders or await self.nowhere(seen):
             return await self._release(seen, "deleted")
         if abandoned(connection.annotations) or self._given_up(seen):
             return await self._abandon(seen)
+        if contacting(seen.toolbox, seen.host):
+            return NOTHING
         because = seen.host.failure.message if seen.host is not None and seen.host.failure is not None else ""
         message = f"The host must be told, and cannot be reached. {because}".rstrip()
         return await self._blocked(seen, waits_for(Reason.CLEANUP_BLOCKED, message, ConditionType.PROGRAMMED))
 
-    def _holders(self, seen: ConnectionObserved) -> list[Key]:
+    def holders(self, seen: ConnectionObserved) -> list[Key]:
         """Toolboxes whose hosts can be told: the server's own, and any other that lists the grant."""
         uid = seen.connection.uid
         own = seen.toolbox.key if seen.toolbox is not None else None
@@ -61,7 +63,7 @@ class ConnectionRemoval:
             key for key, view in self._ctx.hosts.all().items() if view.usable and (key == own or uid in view.grants)
         ]
 
-    async def _nowhere(self, seen: ConnectionObserved) -> bool:
+    async def nowhere(self, seen: ConnectionObserved) -> bool:
         """Whether no host can hold the grant: with the server its container and grants have left the host.
 
         Only the API server's own word counts for "missing".

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.connection import AgentMCPConnectionSpec
@@ -33,10 +33,12 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class NoCa:
-    """The gateway's CA cannot be read."""
+    """The gateway's CA cannot be read, so the Secret stays as it is."""
 
     reason: Reason
     message: str
+    tokens: Tokens | None = field(default=None, repr=False)
+    """What the Secret holds; None without one that has a usable token."""
 
 
 class ConnectionSecret:
@@ -50,8 +52,6 @@ class ConnectionSecret:
     ) -> tuple[Body, Tokens, bool] | Foreign | NoCa:
         """The Secret as it should be now, written if it was not, and whether its tokens changed. Raises `KubeError`."""
         target = await self._target(seen)
-        if isinstance(target, NoCa):
-            return target
         connection = seen.connection
         key = Key(connection.key.namespace, secret_of(connection, spec))
         secret = await self._ctx.kube.get(SECRETS, key)
@@ -60,6 +60,8 @@ class ConnectionSecret:
         if secret is not None and secret["metadata"].get("deletionTimestamp"):
             raise Conflict(409, "the Secret is on its way out; another one can be made when it is gone")
         before = read_tokens(secret) if secret is not None else None
+        if isinstance(target, NoCa):
+            return replace(target, tokens=before)
         tokens = advance(
             before,
             rotate,

@@ -10,6 +10,7 @@ from toolbox_operator.api.meta import Body, Key, Kind
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.kube.api import Kube
 from toolbox_operator.kube.events import Events
+from toolbox_operator.reconcile.index import Index
 from toolbox_operator.runtime import Clock, Leadership, Outcome, Requeue, Timings
 from toolbox_operator.store.api import Store
 
@@ -45,6 +46,7 @@ class Context:
 
     kube: Kube
     cache: Cache
+    index: Index
     hosts: Hosts
     store: Store
     events: Events

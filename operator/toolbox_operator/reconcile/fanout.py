@@ -5,114 +5,56 @@ Only what the other side reads counts as a change, so that counters written to a
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
-from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
+from toolbox_operator.api.meta import Body, Key, Kind
+from toolbox_operator.reconcile.index import Index, Node, instance_ids, referenced
+from toolbox_operator.reconcile.relations import granted
 from toolbox_operator.runtime import Requeue
 
-Node = tuple[Kind, Key]
-
-REFERENCE = {
-    Kind.MCP_SERVER: ("toolboxRef", "toolbox", Kind.TOOLBOX),
-    Kind.CONNECTION: ("serverRef", "server", Kind.MCP_SERVER),
-}
-"""Field of the spec, field of status.resolved, and the kind meant."""
 COUNTERS = frozenset({"servers", "connections"})
 """Status fields that are derived from the other side."""
 
 
-def referenced(kind: Kind, body: Body | None) -> frozenset[Node]:
-    """What the object refers to: by its spec, as far as that can be read, and as once accepted."""
-    if body is None or kind not in REFERENCE:
-        return frozenset()
-    field, resolved, target = REFERENCE[kind]
-    nodes: set[Node] = set()
-    reference = _part(body, "spec").get(field)
-    if isinstance(reference, Mapping):
-        names = cast("Mapping[str, object]", reference)
-        name, namespace = names.get("name"), names.get("namespace") or body["metadata"]["namespace"]
-        if isinstance(name, str):
-            nodes.add((target, Key(str(namespace), name)))
-    accepted = _part(_part(body, "status"), "resolved").get(resolved)
-    if isinstance(accepted, str) and "/" in accepted:
-        nodes.add((target, Key(*accepted.split("/", 1))))
-    return frozenset(nodes)
-
-
-def _part(body: Body, name: str) -> Mapping[str, object]:
-    part: object = body.get(name)
-    return cast("Mapping[str, object]", part) if isinstance(part, Mapping) else {}
-
-
 class FanOut:
-    """A cache listener that requeues the changed object, and those that are concerned."""
+    """A cache listener that requeues the changed object, and those that are concerned. Comes after the index."""
 
-    def __init__(self, queue: Requeue) -> None:
+    def __init__(self, queue: Requeue, index: Index) -> None:
         self._queue = queue
-        self._referrers: dict[Node, set[Node]] = defaultdict(set)
-        self._same_id: dict[str, set[Key]] = defaultdict(set)
-        """MCPServers by instance id: of two with the same one, the other may go on when one leaves."""
+        self._index = index
         self._toolboxes: set[Key] = set()
 
     def changed(self, kind: Kind, key: Key, old: Body | None, new: Body | None) -> None:
         """To be told of every change of the cache."""
         self._queue.add(kind, key)
-        concerned = set(self._concerned((kind, key), old, new))
-        self._index((kind, key), old, new)
-        for other_kind, other_key in concerned - {(kind, key)}:
+        if kind is Kind.TOOLBOX:
+            (self._toolboxes.discard if new is None else self._toolboxes.add)(key)
+        for other_kind, other_key in set(self._concerned((kind, key), old, new)) - {(kind, key)}:
             self._queue.add(other_kind, other_key)
 
     def _concerned(self, node: Node, old: Body | None, new: Body | None) -> Iterator[Node]:
         kind, _ = node
         if _visible_below(old) != _visible_below(new):
             yield from self._below(node)
-        if _visible_above(old) != _visible_above(new):
+        if _visible_above(kind, old) != _visible_above(kind, new):
             yield from referenced(kind, old) | referenced(kind, new)
         if new is None and old is not None:
             yield from self._rivals(kind, old)
 
     def _below(self, node: Node) -> Iterator[Node]:
         """Objects that refer to this one, and those that refer to them."""
-        for referrer in self._referrers.get(node, ()):
+        for referrer in self._index.referrers(*node):
             yield referrer
-            yield from self._referrers.get(referrer, ())
+            yield from self._index.referrers(*referrer)
 
     def _rivals(self, kind: Kind, gone: Body) -> Iterator[Node]:
-        """Objects that may have been stalled because of this one."""
+        """Objects that may have been stalled because of this one: of two servers with one id the other may go on."""
         if kind is Kind.MCP_SERVER:
-            yield from ((Kind.MCP_SERVER, key) for key in self._same_id.get(_instance_id(gone), ()))
+            for instance_id in instance_ids(gone):
+                yield from ((Kind.MCP_SERVER, key) for key in self._index.carriers(instance_id))
         elif kind is Kind.TOOLBOX:
             yield from ((Kind.TOOLBOX, key) for key in self._toolboxes)
-
-    def _index(self, node: Node, old: Body | None, new: Body | None) -> None:
-        kind, key = node
-        before, after = referenced(kind, old), referenced(kind, new)
-        for target in before - after:
-            self._referrers[target].discard(node)
-            if not self._referrers[target]:
-                del self._referrers[target]
-        for target in after - before:
-            self._referrers[target].add(node)
-        if kind is Kind.MCP_SERVER:
-            if old is not None:
-                same = self._same_id[_instance_id(old)]
-                same.discard(key)
-                if not same:
-                    del self._same_id[_instance_id(old)]
-            if new is not None:
-                self._same_id[_instance_id(new)].add(key)
-        elif kind is Kind.TOOLBOX:
-            if new is None:
-                self._toolboxes.discard(key)
-            else:
-                self._toolboxes.add(key)
-
-
-def _instance_id(body: Body) -> str:
-    annotations: Mapping[str, str] = body["metadata"].get("annotations") or {}
-    return annotations.get(ANNOTATION_INSTANCE_ID) or str(body["metadata"]["uid"])
 
 
 def _visible_below(body: Body | None) -> tuple[Any, ...]:
@@ -126,17 +68,12 @@ def _visible_below(body: Body | None) -> tuple[Any, ...]:
     return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), annotations, shown
 
 
-def _visible_above(body: Body | None) -> tuple[Any, ...]:
-    """What the object that this one refers to reads of it."""
+def _visible_above(kind: Kind, body: Body | None) -> tuple[Any, ...]:
+    """What the object that this one refers to reads of it: a Toolbox who uses it, a server who may call."""
     if body is None:
         return ()
     metadata = body["metadata"]
     status: Mapping[str, Any] = body.get("status") or {}
+    use = (status.get("phase"), granted(body)) if kind is Kind.CONNECTION else referenced(kind, body)
     finalizers = tuple(metadata.get("finalizers") or ())
-    return (
-        metadata["uid"],
-        metadata.get("generation"),
-        metadata.get("deletionTimestamp"),
-        finalizers,
-        status.get("phase"),
-    )
+    return metadata["uid"], metadata.get("generation"), metadata.get("deletionTimestamp"), finalizers, use

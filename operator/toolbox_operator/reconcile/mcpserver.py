@@ -40,6 +40,7 @@ _READ_AGAIN = 0.9
 class _Known:
     """The hash of the values last resolved for one server; the values themselves are not kept."""
 
+    uid: str
     generation: int
     hash: str
     read_at: float
@@ -52,7 +53,7 @@ class MCPServerReconciler:
 
     def __init__(self, context: Context):
         self._ctx = context
-        self._known: dict[str, _Known] = {}
+        self._known: dict[Key, _Known] = {}
         self._removal = ServerRemoval(context)
 
     async def reconcile(self, key: Key) -> Outcome:
@@ -65,7 +66,7 @@ class MCPServerReconciler:
             return NOTHING
         server = parse_server(body)
         if server.deleting:
-            self._known.pop(server.uid, None)
+            self._known.pop(key, None)
             return await self._removal.remove(self._observe(server))
         seen = self._observe(server)
         hold = first_hold(seen)
@@ -99,12 +100,12 @@ class MCPServerReconciler:
     async def _deploy(self, seen: ServerObserved, spec: MCPServerSpec) -> Outcome:
         """Tell the host what it was not told yet, then report what it says."""
         server = seen.server
-        known = self._known.get(server.uid)
+        known = self._known.get(server.key)
         inputs: Inputs | None = None
         now = self._ctx.clock.monotonic()
         fresh = (
             known is not None
-            and known.generation == server.generation
+            and (known.uid, known.generation) == (server.uid, server.generation)
             and now - known.read_at < self._ctx.timings.resync * _READ_AGAIN
         )
         if known is None or not fresh or not told(seen.report, server.generation, known.hash):
@@ -113,7 +114,7 @@ class MCPServerReconciler:
                 hold = waits_for(resolved.reason, resolved.message, ConditionType.RESOLVED_REFS, quick=True)
                 return await self._held(seen, hold)
             inputs = resolved
-            known = self._known[server.uid] = _Known(server.generation, inputs.hash, now)
+            known = self._known[server.key] = _Known(server.uid, server.generation, inputs.hash, now)
         if inputs is not None and not told(seen.report, server.generation, known.hash):
             try:
                 seen = await self._put(seen, spec, inputs)
@@ -164,6 +165,8 @@ class MCPServerReconciler:
 
     def _gone(self, key: Key) -> None:
         """The object is gone: what still runs under its name is swept by the host's Toolbox."""
+        self._ctx.store.vanished(Kind.MCP_SERVER, key.namespace, key.name)
+        self._known.pop(key, None)
         for toolbox, view in self._ctx.hosts.all().items():
             if any((item.namespace, item.name) == (key.namespace, key.name) for item in view.instances.values()):
                 self._ctx.queue.add(Kind.TOOLBOX, toolbox)

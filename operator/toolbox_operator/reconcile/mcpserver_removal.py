@@ -36,6 +36,8 @@ class ServerRemoval:
                 return await self._abandon(seen)
             case Removal.REMOVE:
                 return await self._remove(seen)
+            case Removal.WAIT:
+                return NOTHING
             case Removal.BLOCKED:
                 return await self._blocked(seen, self._why(seen))
 

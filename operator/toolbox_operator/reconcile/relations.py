@@ -51,6 +51,11 @@ def _ref(body: Body, field: str) -> Key | None:
     return Key(str(ref.get("namespace") or body["metadata"]["namespace"]), name)
 
 
+def recorded_host(toolbox: Body) -> Any:
+    """The hostId in a Toolbox's status, without parsing all of it."""
+    return _part(toolbox, "status").get("hostId")
+
+
 def instance_id(server: Body) -> str:
     """The instance id a server's body has or will get."""
     annotated = _part(server["metadata"], "annotations").get(ANNOTATION_INSTANCE_ID)
@@ -71,12 +76,20 @@ def uses(server: Body, toolbox: ToolboxObject) -> bool:
 
 def servers_of(ctx: Context, toolbox: ToolboxObject) -> list[Body]:
     """The servers that use a Toolbox, those being deleted included."""
-    return [body for body in ctx.cache.all(Kind.MCP_SERVER) if uses(body, toolbox)]
+    return [body for body in _referring(ctx, Kind.TOOLBOX, toolbox.key) if uses(body, toolbox)]
 
 
 def connections_of(ctx: Context, server: Key) -> Iterator[Body]:
     """The connections to a server, those being deleted included."""
-    return (body for body in ctx.cache.all(Kind.CONNECTION) if server_key(body) == server)
+    return (body for body in _referring(ctx, Kind.MCP_SERVER, server) if server_key(body) == server)
+
+
+def _referring(ctx: Context, kind: Kind, key: Key) -> Iterator[Body]:
+    """The objects that refer to one, by name, so that they are told in the same order every time."""
+    for other_kind, other in sorted(ctx.index.referrers(kind, key)):
+        body = ctx.cache.get(other_kind, other)
+        if body is not None:
+            yield body
 
 
 def granted(connection: Body) -> bool:
@@ -91,15 +104,20 @@ def granted(connection: Body) -> bool:
 def senior_with_id(ctx: Context, server: Body) -> Key | None:
     """An older live server that carries the same instance id."""
     wanted, own = instance_id(server), seniority(server)
-    for body in ctx.cache.all(Kind.MCP_SERVER):
-        if body["metadata"]["uid"] == server["metadata"]["uid"] or instance_id(body) != wanted:
+    for key in sorted(ctx.index.carriers(wanted)):
+        body = ctx.cache.get(Kind.MCP_SERVER, key)
+        if body is None or body["metadata"]["uid"] == server["metadata"]["uid"] or instance_id(body) != wanted:
             continue
         if seniority(body) < own:
-            return Key.of(body)
+            return key
     return None
 
 
-def requeue_connections(ctx: Context, server: Key) -> None:
-    """Have the connections of a server reconciled."""
-    for body in connections_of(ctx, server):
-        ctx.queue.add(Kind.CONNECTION, Key.of(body))
+def requeue_users(ctx: Context, toolbox: Key) -> None:
+    """Have the servers on a Toolbox reconciled, and their connections."""
+    for body in _referring(ctx, Kind.TOOLBOX, toolbox):
+        if toolbox_key(body) == toolbox:
+            server = Key.of(body)
+            ctx.queue.add(Kind.MCP_SERVER, server)
+            for connection in connections_of(ctx, server):
+                ctx.queue.add(Kind.CONNECTION, Key.of(connection))

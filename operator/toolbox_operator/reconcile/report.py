@@ -55,6 +55,11 @@ async def report(ctx: Context, obj: AnyObject, status: AnyStatus) -> bool:
             after.reason in _ORDINARY and not is_true(status.conditions, ConditionType.STALLED)
         )
         event(ctx, obj.body, "Normal" if calm else "Warning", after.reason, after.message)
+    before = find(obj.status.conditions, ConditionType.REACHABLE)
+    after = find(status.conditions, ConditionType.REACHABLE)
+    # A host can be used although its clock is wrong: Ready says nothing of it.
+    if after is not None and after.reason == Reason.CLOCK_SKEWED and _transition(before, after):
+        event(ctx, obj.body, "Warning", after.reason, after.message)
     return True
 
 

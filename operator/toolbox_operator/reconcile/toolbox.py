@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.meta import FINALIZER_CLEANUP, FINALIZER_IN_USE, Key, Kind
@@ -28,15 +29,17 @@ from toolbox_operator.reconcile import in_use
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.lookups import read
 from toolbox_operator.reconcile.metadata import patch_metadata
-from toolbox_operator.reconcile.relations import requeue_connections, servers_of, toolbox_key
+from toolbox_operator.reconcile.relations import recorded_host, requeue_users, servers_of
 from toolbox_operator.reconcile.report import explained, hold_of, leave, report
 from toolbox_operator.reconcile.rows import toolbox_row
 from toolbox_operator.reconcile.sweep import sweep
 from toolbox_operator.reconcile.toolbox_removal import ToolboxRemoval
-from toolbox_operator.runtime import NOTHING, Outcome
+from toolbox_operator.runtime import NOTHING, Outcome, Timings
 
 _A_MOMENT = 0.05
 """Seconds added to a deadline, so that it has passed when the key comes back."""
+
+_SECRETS_AT_FAULT: Final = (Reason.HOST_UNAUTHORIZED, Reason.HOST_TLS_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class _Seen:
     state: HostState | None
     contact: int
     """Also when the host looks as before: what was asked for between two contacts is still to be done."""
+    gateway_down: bool
 
 
 class ToolboxReconciler:
@@ -66,6 +70,7 @@ class ToolboxReconciler:
         body = self._ctx.cache.get(Kind.TOOLBOX, key)
         if body is None:
             await self._ctx.hosts.drop(key)
+            self._ctx.store.vanished(Kind.TOOLBOX, key.namespace, key.name)
             self._show(key, None)
             return NOTHING
         toolbox = parse_toolbox(body)
@@ -85,14 +90,14 @@ class ToolboxReconciler:
         seen = self._observe(toolbox)
         if nothing_changes(seen):
             self._show(key, seen)
-            return _next(seen.host)
+            return _next(seen.host, self._ctx.timings)
         await self._report(seen, status_of(seen, self._ctx.clock.now()))
         if seen.host is not None and seen.host.usable:
             try:
                 await sweep(self._ctx, toolbox.key, seen.host)
             except HostError as error:
                 return leave(hold_of(error), self._ctx.timings)
-        return _next(seen.host)
+        return _next(seen.host, self._ctx.timings)
 
     async def contact(self, toolbox: ToolboxObject, spec: ToolboxSpec) -> Hold | None:
         """See to it that the host is in contact, if it may be; what stands against it otherwise."""
@@ -110,7 +115,8 @@ class ToolboxReconciler:
         seen = self._observe(toolbox)
         hold = host_hold(seen)
         if hold is not None:
-            self._ctx.hosts.refuse(toolbox.key)
+            changed = hold.reason == Reason.HOST_CHANGED
+            self._ctx.hosts.refuse(toolbox.key, HostFailure(Reason.HOST_CHANGED, hold.message) if changed else None)
         elif seen.host is not None and seen.host.host_id is not None:
             self._ctx.hosts.admit(toolbox.key, seen.host.host_id)
         return hold
@@ -139,8 +145,7 @@ class ToolboxReconciler:
             if other == toolbox.key or seniority(body) > seniority(toolbox.body):
                 continue
             view = self._ctx.hosts.view(other)
-            recorded = parse_toolbox(body).status.host_id
-            if host.host_id in (recorded, view.host_id if view is not None and view.usable else None):
+            if host.host_id in (recorded_host(body), view.host_id if view is not None and view.usable else None):
                 return other
         return None
 
@@ -179,7 +184,10 @@ class ToolboxReconciler:
         if seen is not None:
             host = seen.host
             shown = _Seen(
-                seen.toolbox.uid, host.state if host is not None else None, host.contact if host is not None else 0
+                seen.toolbox.uid,
+                host.state if host is not None else None,
+                host.contact if host is not None else 0,
+                host is not None and host.gateway_down,
             )
         if self._shown.get(key) == shown:
             return
@@ -187,14 +195,15 @@ class ToolboxReconciler:
             self._shown.pop(key, None)
         else:
             self._shown[key] = shown
-        for body in self._ctx.cache.all(Kind.MCP_SERVER):
-            if toolbox_key(body) == key:
-                self._ctx.queue.add(Kind.MCP_SERVER, Key.of(body))
-                requeue_connections(self._ctx, Key.of(body))
+        requeue_users(self._ctx, key)
 
 
-def _next(host: HostView | None) -> Outcome:
-    """Come back when the lease has run out."""
-    if host is None or host.lost_in is None:
+def _next(host: HostView | None, timings: Timings) -> Outcome:
+    """Come back when the lease has run out, and to see whether a Secret that keeps us from the host was put right."""
+    if host is None:
         return NOTHING
-    return Outcome(host.lost_in + _A_MOMENT)
+    moments = [] if host.lost_in is None else [host.lost_in + _A_MOMENT]
+    if host.failure is not None and host.failure.reason in _SECRETS_AT_FAULT:
+        # Nobody tells us of a change: these Secrets are not watched.
+        moments.append(timings.ref_retry)
+    return Outcome(min(moments)) if moments else NOTHING

@@ -10,6 +10,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from toolbox_operator.api.meta import Kind
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -111,6 +113,12 @@ class Store(Protocol):
 
         The list must have been taken after the sweep before. A later `submit` of a swept object opens its row
         again: the list was behind.
+        """
+        ...
+
+    def vanished(self, kind: Kind, namespace: str, name: str) -> None:
+        """Close the row of an object that went without being let go (its finalizer was taken away, or it never had
+        one), with reason `swept`; nothing when this process wrote none, or closed it.
         """
         ...
 

@@ -15,6 +15,9 @@ EXPECTED = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError, WrittenMeanwh
 AGAIN = frozenset({"40001", "40P01", "23505"})
 """Serialisation failure, deadlock, and a unique name taken by another writer between look and write."""
 
+OCCUPIED = frozenset({"55P03", "57014", "40P01"})
+"""A lock was not to be had in time, or not without a deadlock."""
+
 SCHEMA_GONE = frozenset({"3F000", "42P01", "42703", "42883"})
 """Schema, table, column or function is missing: somebody restored or emptied the database."""
 

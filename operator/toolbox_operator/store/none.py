@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from toolbox_operator.api.meta import Kind
 from toolbox_operator.store.api import Live, Row
 
 log = structlog.get_logger(__name__)
@@ -29,6 +30,9 @@ class NoRecord:
         """Nothing is kept."""
 
     def sweep(self, live: Live) -> None:
+        """Nothing is kept."""
+
+    def vanished(self, kind: Kind, namespace: str, name: str) -> None:
         """Nothing is kept."""
 
     def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:

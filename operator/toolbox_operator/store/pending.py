@@ -82,6 +82,8 @@ class Pending:
         self._max_events = max_events
         self._sweeps = 0
         self._sweep: tuple[int, datetime, Live] | None = None
+        self._swept: tuple[int, datetime, Live] | None = None
+        """The newest sweep that is written."""
         self.dropped_events = 0
 
     @property
@@ -121,10 +123,20 @@ class Pending:
         """
         self._sweeps += 1
         ids = {Kind.TOOLBOX: live.toolboxes, Kind.INSTANCE: live.instances, Kind.CONNECTION: live.connections}
-        for (kind, id_), entry in self._entries.items():
-            if id_ not in ids[kind] and entry.closing is None and entry.sweeps < self._sweeps - 1:
+        for (kind, id_), entry in list(self._entries.items()):
+            if id_ in ids[kind] or entry.sweeps >= self._sweeps - 1:
+                continue
+            if entry.closing is None:
                 self._close(entry, Closing(at, SWEPT))
+            elif entry.record.key not in self._dirty:
+                self._forget(entry)
         self._sweep = (self._sweeps, at, live)
+
+    def vanished(self, kind: Kind, namespace: str, name: str, at: datetime) -> None:
+        """Close what is open under a name: its object went without a word."""
+        entry = self._entries.get((kind, self._names.get((kind, namespace, name), "")))
+        if entry is not None and entry.closing is None:
+            self._close(entry, Closing(at, SWEPT))
 
     def log(self, event: Event) -> None:
         """Append an event; the oldest goes when there are too many."""
@@ -159,14 +171,13 @@ class Pending:
             entry = self._entries.get(change.record.key)
             if entry is None or entry.version != change.version:
                 continue
+            # A closed one is kept for a while: should the database be restored to before that, it is closed again.
             self._dirty.discard(change.record.key)
-            if entry.closing is not None:
-                self._forget(entry)
         done = {event.id for event in events}
         while self._events and self._events[0].id in done:
             self._events.popleft()
         if sweep is not None and self._sweep is not None and self._sweep[0] == sweep.number:
-            self._sweep = None
+            self._swept, self._sweep = self._sweep, None
 
     def refuse(self, change: Change) -> None:
         """PostgreSQL will never take this record as it is."""
@@ -187,9 +198,14 @@ class Pending:
         self._refused.clear()
 
     def rewrite(self) -> None:
-        """Write everything known again: the database may have lost what it had confirmed."""
+        """Write everything known again: the database may have lost what it had confirmed.
+
+        That includes closings and the last sweep. An object in that sweep's list that is gone since is known here as
+        closed.
+        """
         self._dirty = set(self._entries)
         self._refused.clear()
+        self._sweep = self._sweep or self._swept
 
     def _offer(self, record: Record, *, direct: bool, at: datetime) -> None:
         entry = self._entries.get(record.key)
@@ -230,6 +246,7 @@ class Pending:
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.record.key]
+        self._refused.discard(entry.record.key)
         name = (entry.record.kind, entry.record.namespace, entry.record.name)
         if self._names.get(name) == entry.record.id:
             del self._names[name]

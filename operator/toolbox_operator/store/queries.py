@@ -14,6 +14,7 @@ from sqlalchemy import (
     BindParameter,
     Select,
     Table,
+    TextClause,
     Update,
     and_,
     any_,
@@ -220,6 +221,22 @@ LIMITS = text(
     " set_config('idle_in_transaction_session_timeout', :statement_timeout, true)"
 )
 """Deadlines of the current transaction, in milliseconds. Not session settings: a pooler may be in between."""
+
+EXPIRED_PARTITIONS = text(
+    "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid"
+    " WHERE inhparent = to_regclass('magic_toolbox.agent_mcp_calls')"
+    " AND child.relname ~ '^agent_mcp_calls_[0-9]{8}$' AND child.relname < 'agent_mcp_calls_' || :oldest ORDER BY 1"
+)
+"""Daily partitions of days before `oldest` (YYYYMMDD); what people attached under other names is theirs."""
+
+
+def drop_partition(name: str) -> TextClause:
+    """Remove a whole day of calls. `name` comes from `EXPIRED_PARTITIONS`."""
+    return text(f'DROP TABLE IF EXISTS magic_toolbox."{name}"')
+
+
+BRIEFLY = text("SELECT set_config('lock_timeout', '1000', true)")
+"""For locks that hold up every reader of calls while they are waited for."""
 
 PARTITIONS = text("SELECT magic_toolbox.ensure_call_partitions(:first, :last)")
 """Daily partitions of agent_mcp_calls; answers how many were missing."""

@@ -7,11 +7,13 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from toolbox_operator.api.meta import Kind as ObjectKind
 from toolbox_operator.runtime import Clock, Leadership
 from toolbox_operator.store import queries
 from toolbox_operator.store.api import Live, Row
@@ -19,14 +21,20 @@ from toolbox_operator.store.apply import write_changes, write_events, write_swee
 from toolbox_operator.store.connect import engine_for
 from toolbox_operator.store.deadline import within
 from toolbox_operator.store.decide import Fence
-from toolbox_operator.store.errors import EXPECTED, SCHEMA_GONE, Next, classify, sqlstate_of
+from toolbox_operator.store.errors import EXPECTED, OCCUPIED, SCHEMA_GONE, Next, classify, sqlstate_of
 from toolbox_operator.store.ids import uuid7
 from toolbox_operator.store.metrics import RecordMetrics
 from toolbox_operator.store.migrate import migrate
 from toolbox_operator.store.pending import Change, Event, Pending
-from toolbox_operator.store.records import canonical, records_of, storable
+from toolbox_operator.store.records import Kind, canonical, records_of, storable
 
 log = structlog.get_logger(__name__)
+
+_TABLES: Final = {
+    ObjectKind.TOOLBOX: Kind.TOOLBOX,
+    ObjectKind.MCP_SERVER: Kind.INSTANCE,
+    ObjectKind.CONNECTION: Kind.CONNECTION,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,8 @@ class Limits:
     """How often partitions are looked after and refused rows tried again."""
     partitions_ahead: int = 7
     """Days."""
+    calls_kept: int = 90
+    """Days that calls are kept, besides today."""
 
 
 DEFAULTS = Limits()
@@ -118,6 +128,11 @@ class SqlStore:
         self._pending.sweep(Live(*ids), self._clock.now())
         self._note()
 
+    def vanished(self, kind: ObjectKind, namespace: str, name: str) -> None:
+        """See `Store`."""
+        self._pending.vanished(_TABLES[kind], namespace, name, self._clock.now())
+        self._note()
+
     def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:
         """See `Store`."""
         now = self._clock.now()
@@ -165,6 +180,7 @@ class SqlStore:
             self._migrated = True
         if self._clock.monotonic() >= self._next_maintenance:
             await self._in_transaction(self._make_partitions, self._limits.transaction)
+            await self._drop_expired()
             self._pending.retry_refused()
             self._next_maintenance = self._clock.monotonic() + self._limits.maintenance
         changes = self._pending.batch(self._limits.batch)
@@ -270,12 +286,40 @@ class SqlStore:
     async def _migrate(self, connection: AsyncConnection) -> None:
         await migrate(connection)
 
+    def _today(self) -> date:
+        return self._clock.now().astimezone(UTC).date()
+
     async def _make_partitions(self, connection: AsyncConnection) -> None:
-        today: date = self._clock.now().astimezone(UTC).date()
+        today = self._today()
         days = {"first": today - timedelta(days=1), "last": today + timedelta(days=self._limits.partitions_ahead)}
         made = await connection.scalar(queries.PARTITIONS, days)
         if made:
             log.info("record.partitions", made=made, last=days["last"].isoformat())
+
+    async def _drop_expired(self) -> None:
+        """One day after the other; one that somebody is reading is left for the next time."""
+        names: list[str] = []
+
+        async def look(connection: AsyncConnection) -> None:
+            oldest = self._today() - timedelta(days=self._limits.calls_kept)
+            found = await connection.scalars(queries.EXPIRED_PARTITIONS, {"oldest": f"{oldest:%Y%m%d}"})
+            names.extend(found.all())
+
+        await self._in_transaction(look, self._limits.transaction)
+        for name in names:
+
+            async def drop(connection: AsyncConnection, name: str = name) -> None:
+                await connection.execute(queries.BRIEFLY)
+                await connection.execute(queries.drop_partition(name))
+
+            try:
+                await self._in_transaction(drop, self._limits.transaction)
+            except EXPECTED as error:
+                if sqlstate_of(error) not in OCCUPIED:
+                    raise
+                log.info("record.partition_in_use", name=name, again_in=self._limits.maintenance)
+            else:
+                log.info("record.partition_dropped", name=name)
 
     async def _outage(self, error: BaseException) -> None:
         """Say so once, then wait: longer every time, or until a flush asks."""

@@ -88,7 +88,7 @@ async def test_a_watcher_sees_an_instance_come_and_go(host: DtmaHost, worker: Sc
         await put(host)
         first = await stream.until("instance")
         assert first.data["id"] == "i-1"
-        assert first.id == f"1:{first.data['observed']['seq']}"
+        assert first.id == f"{(await cursor(host)).split(':')[0]}:{first.data['observed']['seq']}"
         async with host.client() as client:
             await client.delete("/v2/instances/i-1", params={"uid": "uid-1", "namespace": "team-a", "name": "time"})
         assert (await stream.until("deleted")).data == {"id": "i-1", "uid": "uid-1"}
@@ -125,7 +125,8 @@ async def test_a_cursor_of_another_boot_is_gone(host: DtmaHost) -> None:
 
 
 async def test_a_cursor_from_the_future_is_gone(host: DtmaHost) -> None:
-    assert await refusal(host, "1:999999") == "Gone"
+    boot_id = (await cursor(host)).split(":")[0]
+    assert await refusal(host, f"{boot_id}:999999") == "Gone"
 
 
 @pytest.mark.parametrize("text", ["1", "a:b", "1:-1", "1:2:3", " 1:2"])

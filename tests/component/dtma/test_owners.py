@@ -6,6 +6,8 @@ import httpx
 import pytest
 
 from support.dtma_host import DtmaHost, code_of, grant_body, instance_body
+from toolbox_dtma.state.files import read_record
+from toolbox_dtma.state.records import BootRecord
 
 pytestmark = pytest.mark.component
 
@@ -117,7 +119,7 @@ async def test_host_facts_name_versions_and_capacity(host: DtmaHost) -> None:
     async with host.client() as client:
         facts = (await client.get("/v2/host")).json()
     assert facts["protocol"] == 2
-    assert facts["bootId"] == 1
+    assert facts["bootId"] == read_record(host.state_dir / "boot.json", BootRecord).boot_id
     assert facts["engine"] == {"available": True, "version": "20.10.24", "apiVersion": "1.41"}
     assert facts["capacity"]["cpus"] >= 1
     assert facts["capacity"]["memoryBytes"] > 1 << 20

@@ -89,6 +89,22 @@ def test_a_port_that_is_taken_is_an_error_exit(host_folder: DtmaHost, serve: Ser
     assert "could not listen" in (host_folder.folder / "log").read_text()
 
 
+def test_a_second_one_on_the_same_folder_is_refused_and_changes_nothing(host_folder: DtmaHost, serve: Serve) -> None:
+    first = serve()
+    until("ready", lambda: any(line["event"] == "ready" for line in log_of(host_folder)))
+    before = {path: path.stat().st_mtime_ns for path in host_folder.folder.rglob("*") if path.name != "log"}
+    second = serve()
+    assert second.wait(timeout=30) == 2
+    text = (host_folder.folder / "log").read_text()
+    assert f"another DTMA runs on {host_folder.state_dir}" in text
+    assert "Traceback" not in text
+    assert {path: path.stat().st_mtime_ns for path in host_folder.folder.rglob("*") if path.name != "log"} == before
+    first.kill()
+    first.wait(timeout=10)
+    serve()
+    until("ready again", lambda: [line["event"] for line in log_of(host_folder)].count("ready") == 2)
+
+
 def test_a_damaged_file_is_one_line_that_names_it(host_folder: DtmaHost, serve: Serve) -> None:
     (host_folder.state_dir / "keyring.json").write_text("{")
     assert serve().wait(timeout=30) == 2

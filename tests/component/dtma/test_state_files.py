@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.dtma_host import DtmaHost, grant_body, instance_body
+from support.dtma_host import DtmaHost, eventually, grant_body, instance_body
 from support.dtma_worker import ScriptedWorker, connected
 from toolbox_dtma.state import store
 from toolbox_dtma.state.files import StateCorrupt, read_record, write_record
@@ -88,9 +88,11 @@ def test_a_damaged_file_is_a_refusal_that_names_it(folder: Path, name: str, cont
 
 def test_a_file_that_is_no_record_is_a_refusal_but_a_leftover_of_a_crash_is_not(folder: Path) -> None:
     load(folder)
-    (folder / "instances" / ".new-abc").write_bytes(b"half")
+    leftovers = [folder / ".new-abc", folder / "instances" / ".new-abc"]
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
     load(folder)
-    assert not (folder / "instances" / ".new-abc").exists()
+    assert not any(leftover.exists() for leftover in leftovers)
     (folder / "instances" / "notes.txt").write_bytes(b"")
     with pytest.raises(StateCorrupt, match=r"notes\.txt"):
         load(folder)
@@ -143,17 +145,10 @@ REVOKE = ("DELETE", "/v2/grants/c-1?namespace=team-a&name=bot-time", None)
 CUTS = {"delete": (DELETE, 5), "adopt": (ADOPT, 2), "revoke": (REVOKE, 2)}
 
 
-@pytest.mark.parametrize(
-    ("request_", "writes"),
-    [pytest.param(r, n, id=f"{name}-{n}") for name, (r, total) in CUTS.items() for n in range(total)],
-)
-async def test_a_request_cut_off_after_any_write_is_completed_by_repeating_it(
+async def cut_off(
     host: DtmaHost, monkeypatch: pytest.MonkeyPatch, request_: tuple[str, str, object], writes: int
 ) -> None:
-    async with connected(ScriptedWorker(), host.socket_path), host.client() as client:
-        (await client.put("/v2/instances/i-1", json=instance_body())).raise_for_status()
-        (await client.put("/v2/grants/c-1", json=grant_body())).raise_for_status()
-    method, path, body = request_
+    """One request to a host whose disk takes so many writes and no more, as if the machine stopped there."""
     left = [writes]
 
     def budgeted(action: Callable[..., None]) -> Callable[..., None]:
@@ -165,13 +160,44 @@ async def test_a_request_cut_off_after_any_write_is_completed_by_repeating_it(
 
         return spend
 
+    method, path, body = request_
     with monkeypatch.context() as patch:
-        # From here on the disk takes so many writes and no more, as if the machine stopped there.
         patch.setattr(store, "write_record", budgeted(store.write_record))
         patch.setattr(store, "remove", budgeted(store.remove))
         async with host.client() as client:
             await client.request(method, path, json=body)
         await host.stop()
+
+
+@pytest.mark.parametrize("writes", range(5))
+async def test_a_delete_cut_off_after_any_write_was_not_begun_or_ends_by_itself(
+    host: DtmaHost, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    async with host.client() as client:
+        (await client.put("/v2/instances/i-1", json=instance_body())).raise_for_status()
+    await cut_off(host, monkeypatch, DELETE, writes)
+    await host.start()
+
+    async def settled() -> tuple[int, bool]:
+        async with host.client() as client:
+            late = await client.put("/v2/instances/i-1", json=instance_body(generation=2))
+        return late.status_code, "i-1" in host.engine.containers
+
+    await eventually(settled, lambda seen: seen in ((202, True), (410, False)), "kept and open, or gone and closed")
+
+
+@pytest.mark.parametrize(
+    ("request_", "writes"),
+    [pytest.param(r, n, id=f"{name}-{n}") for name, (r, total) in CUTS.items() for n in range(total)],
+)
+async def test_a_request_cut_off_after_any_write_is_completed_by_repeating_it(
+    host: DtmaHost, monkeypatch: pytest.MonkeyPatch, request_: tuple[str, str, object], writes: int
+) -> None:
+    async with connected(ScriptedWorker(), host.socket_path), host.client() as client:
+        (await client.put("/v2/instances/i-1", json=instance_body())).raise_for_status()
+        (await client.put("/v2/grants/c-1", json=grant_body())).raise_for_status()
+    method, path, body = request_
+    await cut_off(host, monkeypatch, request_, writes)
     await host.start()
     async with connected(ScriptedWorker(), host.socket_path) as worker, host.client() as client:
         answer = await client.request(method, path, json=body)
@@ -187,3 +213,17 @@ async def test_a_request_cut_off_after_any_write_is_completed_by_repeating_it(
         assert set(worker.policy.grants) == set(grants)
         late = await client.put("/v2/instances/i-1", json=instance_body(generation=9))
         assert late.status_code == (202 if "grants" in path else 410)
+
+
+def test_a_folder_restored_from_an_older_copy_never_repeats_a_boot_id(folder: Path) -> None:
+    clock = [NOW]
+    first = load(folder, lambda: clock[0]).boot_id
+    copy = (folder / "boot.json").read_bytes()
+    second = load(folder, lambda: clock[0]).boot_id
+    assert second > first, "also within one second"
+    (folder / "boot.json").write_bytes(copy)
+    clock[0] += timedelta(minutes=1)
+    third = load(folder, lambda: clock[0]).boot_id
+    assert third > second
+    clock[0] -= timedelta(days=400)
+    assert load(folder, lambda: clock[0]).boot_id == third + 1, "a clock that was set back takes nothing back"

@@ -20,6 +20,7 @@ from support.dtma_worker import ScriptedWorker
 from toolbox_dtma.link.framing import read_frame
 from toolbox_dtma.policy.process import LinuxProcesses, ProcessId
 from toolbox_dtma.settings import Timings
+from toolbox_dtma.wire import GatewayFacts
 
 pytestmark = pytest.mark.component
 
@@ -52,10 +53,12 @@ def workers() -> Generator[Workers]:
     workers.end()
 
 
-async def real(host: DtmaHost, workers: Workers, number: int = 1) -> list[subprocess.Popen[bytes]]:
+async def real(
+    host: DtmaHost, workers: Workers, number: int = 1, timings: Timings = TIMINGS
+) -> list[subprocess.Popen[bytes]]:
     """The host again, with the kernel's view of processes, this many workers and one grant."""
     await host.stop()
-    host.processes, host.timings = LinuxProcesses(), TIMINGS
+    host.processes, host.timings = LinuxProcesses(), timings
     await host.start()
     async with host.client() as client:
         (await client.put("/v2/instances/i-1", json=instance_body())).raise_for_status()
@@ -91,6 +94,40 @@ async def test_a_stopped_process_is_killed_and_the_revocation_goes_through(host:
     assert time.monotonic() - started < 2
     assert stopped.wait(timeout=5) == -signal.SIGKILL
     assert other.poll() is None
+
+
+async def test_a_process_that_hangs_while_nothing_is_due_is_killed_and_one_that_answers_is_not(
+    host: DtmaHost, workers: Workers
+) -> None:
+    stopped, other = await real(host, workers, 2, TIMINGS.model_copy(update={"hung": 0.9}))
+    stopped.send_signal(signal.SIGSTOP)
+    await current(host, 1)
+    assert await asyncio.to_thread(stopped.wait, 10) == -signal.SIGKILL
+    assert other.poll() is None
+
+
+async def test_a_gateway_without_a_worker_for_a_while_is_down_and_every_owner_is_told(
+    host: DtmaHost, workers: Workers
+) -> None:
+    (worker,) = await real(host, workers, 1, TIMINGS.model_copy(update={"gateway_away": 0.3}))
+
+    async def available() -> bool:
+        async with host.client() as client:
+            return (await client.get("/v2/host")).json()["gateway"]["available"]
+
+    assert await available()
+    async with asyncio.timeout(20), host.client() as client, client.stream("GET", "/v2/events") as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        worker.kill()
+        async for line in lines:
+            if line == "event: gateway":
+                break
+        told = GatewayFacts.model_validate_json((await anext(lines)).removeprefix("data: "))
+        assert not told.available
+    assert not await available()
+    workers.start(host.socket_path)
+    await eventually(available, bool, "available again", 15)
 
 
 async def test_a_process_that_died_is_not_waited_for(host: DtmaHost, workers: Workers) -> None:

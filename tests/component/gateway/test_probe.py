@@ -6,16 +6,20 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 
 from support.gateway_world import World, eventually, free_port, running_world
 from support.mcp_http import MODERN
 from support.mcp_servers import Answer, RealServer, ScriptedServer, Seen, raw_answer
+from toolbox_dtma.gateway import probing
+from toolbox_dtma.link.messages import ProbeRequest
 
 pytestmark = pytest.mark.component
 
@@ -175,3 +179,19 @@ def test_a_prober_that_dies_or_hangs_is_replaced_and_costs_one_probe(everyday: R
             assert world.dtma.probe(everyday.port, "/mcp").report.ok
             assert prober_of(worker) != prober
         assert [hello.pid for hello in world.dtma.workers] == [worker]
+
+
+async def test_a_prober_that_takes_long_to_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "python"
+    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(probing, "MARGIN_SECONDS", 0.0)
+    prober = probing.Probing(structlog.get_logger())
+    try:
+        request = ProbeRequest(probe=1, address="127.0.0.1", port=free_port(), path="/mcp", deadline=1.0)
+        result = await prober.probe(request)
+        assert result.report.message not in ("the probe of it hung", "the process that probed it ended")
+    finally:
+        await prober.close()

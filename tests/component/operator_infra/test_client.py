@@ -51,6 +51,24 @@ async def test_what_was_created_can_be_read_and_absence_is_none(kube: KubeClient
     assert await kube.get(TOOLBOXES, KEY) == body
 
 
+async def test_an_answer_older_than_one_before_is_an_error(kube: KubeClient, fake: FakeKube) -> None:
+    older = await created(kube)
+    newer = await kube.merge_patch(TOOLBOXES, KEY, older["metadata"]["resourceVersion"], {"metadata": {"labels": {}}})
+    fake.objects[PATH] = dict(older)
+    with pytest.raises(KubeError, match="older"):
+        await kube.get(TOOLBOXES, KEY)
+    fake.objects[PATH] = dict(newer)
+    assert await kube.get(TOOLBOXES, KEY) == newer
+
+
+async def test_an_object_made_again_after_its_absence_was_seen_counts_anew(kube: KubeClient, fake: FakeKube) -> None:
+    body = await created(kube)
+    del fake.objects[PATH]
+    assert await kube.get(TOOLBOXES, KEY) is None
+    fake.objects[PATH] = {**body, "metadata": {**body["metadata"], "resourceVersion": "1"}}
+    assert await kube.get(TOOLBOXES, KEY) is not None
+
+
 async def test_an_unknown_kind_is_an_error_and_not_an_absence(kube: KubeClient, fake: FakeKube) -> None:
     fake.fault = lambda method, path: web.Response(status=404, text="404 page not found\n")
     with pytest.raises(KubeError) as caught:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from localstack.kubernetes import kubeconfig
+from localstack.ports import accepts, free_port
+from support.async_poll import until
+from toolbox_operator.__main__ import run
 from toolbox_operator.health import Health, Servers
 from toolbox_operator.metrics import Metrics
+from toolbox_operator.runtime import Settings
 
 
 @pytest.fixture
@@ -64,3 +71,18 @@ async def test_a_port_that_is_taken_leaves_no_server_behind(servers: tuple[Healt
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(f"http://127.0.0.1:{second.health_port}/healthz")
+
+
+async def test_a_process_whose_api_server_never_answered_is_not_ready(tmp_path: Path) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(kubeconfig(f"https://127.0.0.1:{free_port()}", "", "token"))
+    port, stop = free_port(), asyncio.Event()
+    settings = Settings(kubeconfig=config, identity="i", health_port=port, metrics_port=0, listen="")
+    running = asyncio.create_task(run(settings, stop))
+    try:
+        await until("serving", lambda: accepts(port))
+        assert await fetch(port, "/readyz") == (503, "api: the API server has not answered yet\n")
+        assert await fetch(port, "/healthz") == (200, "ok\n")
+    finally:
+        stop.set()
+    assert await running == 0

@@ -289,6 +289,20 @@ async def test_deleting_everything_at_once_with_the_secrets_still_cleans_the_hos
         assert set(w.store.closed.values()) == {"deleted"}
 
 
+async def test_what_was_deleted_while_no_operator_ran_goes_without_an_alarm() -> None:
+    async with world() as w:
+        _, server = await deployed(w)
+        connection = w.connection()
+        await w.settle()
+        w.delete(SERVER, server)
+        w.delete(Kind.CONNECTION, connection)
+        await w.restart()
+        await w.settle()
+        assert not w.exists(SERVER, server)
+        assert not w.exists(Kind.CONNECTION, connection)
+        assert [event for event in w.events.items if event[1] == "Warning"] == []
+
+
 async def test_a_blocked_cleanup_names_the_annotation_that_breaks_the_glass() -> None:
     async with world() as w:
         toolbox, server = await deployed(w)

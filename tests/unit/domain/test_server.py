@@ -152,7 +152,7 @@ def test_each_obstacle_has_its_reason_and_only_those_an_edit_cures_are_stalled(
     check(observed, status)
     assert ready(status) == ("False", reason)
     assert any(c.type == "Stalled" for c in status.conditions) == stalls
-    assert hold.message.endswith(".") or stalls
+    assert hold.message.endswith(".")
 
 
 @pytest.mark.parametrize("state", HostState)
@@ -185,6 +185,26 @@ def test_a_host_that_cannot_be_told_is_a_reason_to_wait_and_a_lost_one_makes_its
     assert status.phase is (MCPServerPhase.UNKNOWN if lost else MCPServerPhase.PENDING)
 
 
+def test_an_edit_during_a_short_outage_leaves_the_phase_that_was_last_seen() -> None:
+    status = deployed_status(seen(found=report()), HASH, NOW).model_dump(mode="json", by_alias=True, exclude_none=True)
+    annotated = {"annotations": {ANNOTATION_INSTANCE_ID: UID}}
+    observed = seen(server(status=status, generation=2, **annotated), HostState.UNREACHABLE)
+    hold = contact_hold(observed)
+    assert hold is not None
+    during = held_status(observed, hold, NOW)
+    check(observed, during)
+    assert during.phase is MCPServerPhase.ACTIVE
+    assert ready(during) == ("False", "ToolboxNotReady")
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_server_that_is_not_permitted_is_said_to_run_on_only_if_it_runs(placed: bool) -> None:
+    observed = seen(server(namespace="team-a"), found=report() if placed else None)
+    hold = first_hold(observed)
+    assert hold is not None and hold.reason == "NotPermitted"
+    assert ("left running" in hold.message) == placed
+
+
 def test_an_instance_id_comes_from_the_annotation_then_from_status_then_from_the_uid() -> None:
     assert instance_id_of(server()) == UID
     assert instance_id_of(server(status={"instanceId": "s"})) == "s"
@@ -200,6 +220,20 @@ def test_a_host_is_told_again_when_generation_or_inputs_differ() -> None:
 
 
 GLASS = {"annotations": {ANNOTATION_ABANDON: "true"}}
+STALLED_TOOLBOX = toolbox(
+    status={
+        "conditions": [
+            {
+                "type": "Stalled",
+                "status": "True",
+                "reason": "HostChanged",
+                "message": "The endpoint now leads to another host.",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "observedGeneration": 1,
+            }
+        ]
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -209,10 +243,13 @@ GLASS = {"annotations": {ANNOTATION_ABANDON: "true"}}
         (server(**DELETED, **GLASS), HostState.REACHABLE, {}, False, Removal.REMOVE),
         (server(**DELETED), HostState.UNREACHABLE, {}, False, Removal.BLOCKED),
         (server(**DELETED), HostState.LOST, {}, False, Removal.BLOCKED),
-        (server(**DELETED), HostState.NEW, {}, False, Removal.BLOCKED),
+        (server(**DELETED), HostState.NEW, {}, False, Removal.WAIT),
+        (server(**DELETED), HostState.IDENTIFIED, {}, False, Removal.WAIT),
+        (server(**DELETED), HostState.NEW, {"host": None}, False, Removal.WAIT),
+        (server(**DELETED), HostState.IDENTIFIED, {"toolbox": STALLED_TOOLBOX}, False, Removal.BLOCKED),
         (server(**DELETED, **GLASS), HostState.UNREACHABLE, {}, False, Removal.ABANDON),
         (server(**DELETED), HostState.UNREACHABLE, {"toolbox": toolbox(**DELETED)}, False, Removal.ABANDON),
-        (server(**DELETED), HostState.NEW, {"toolbox": toolbox(**DELETED)}, False, Removal.BLOCKED),
+        (server(**DELETED), HostState.NEW, {"toolbox": toolbox(**DELETED)}, False, Removal.WAIT),
         (server(**DELETED), HostState.NEW, {"toolbox": None, "host": None}, True, Removal.ABANDON),
         (server(**DELETED), HostState.NEW, {"toolbox": None, "host": None}, False, Removal.BLOCKED),
         (server(**DELETED), HostState.REACHABLE, {"senior": Key("a", "b")}, False, Removal.NOTHING),

@@ -91,11 +91,24 @@ def test_probes_of_a_starting_container_back_off_to_a_second() -> None:
     bench = Bench()
     bench.see(seen())
     times: list[float] = []
-    for _ in range(7):
+    for _ in range(20):
         bench.probe(REFUSED)
         times.append(bench.now - 1000)
-    pauses = [round(later - earlier, 3) for earlier, later in itertools.pairwise(times)]
-    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses[0] == pytest.approx(0.05)
+    assert pauses[-1] == 1.0
+    assert pauses == sorted(pauses)
+
+
+def test_a_server_is_noticed_a_quarter_of_its_start_time_after_it_is_there_at_most() -> None:
+    bench = Bench()
+    bench.see(seen())
+    before = 0.0
+    while before < 30:
+        bench.probe(REFUSED)
+        now = bench.now - 1000
+        assert now - before <= 0.25 * before + TIMINGS.probe_first_retry + 1e-6
+        before = now
 
 
 @pytest.mark.parametrize("failure", [REFUSED, BROKEN])
@@ -235,6 +248,29 @@ def test_the_old_container_stays_reachable_while_a_new_image_is_pulled() -> None
     bench.see(seen(phase=InstancePhase.PENDING, reason=InstanceReason.PULLING))
     assert bench.verdict == (InstancePhase.PENDING, InstanceReason.PULLING)
     assert bench.readiness.target is not None
+
+
+AWAY = seen(None, phase=InstancePhase.ERROR, reason=InstanceReason.ENGINE_UNAVAILABLE)
+
+
+def test_what_is_remembered_is_kept_in_reach_until_the_engine_first_answers() -> None:
+    known = Target("one", "10.0.0.2", 3001, "/mcp")
+    bench = Bench()
+    bench.readiness.remembered = (known, FINE)
+    bench.see(AWAY)
+    assert bench.readiness.target == known and bench.readiness.probed == FINE
+    assert bench.verdict == (InstancePhase.ERROR, InstanceReason.ENGINE_UNAVAILABLE)
+    bench.see(seen(None))
+    assert bench.readiness.target is None
+    bench.see(AWAY)
+    assert bench.readiness.target is None, "the engine has shown that it is gone"
+
+
+def test_what_is_remembered_of_a_server_that_should_rest_is_not_kept_in_reach() -> None:
+    bench = Bench(state="Stopped")
+    bench.readiness.remembered = (Target("one", "10.0.0.2", 3001, "/mcp"), FINE)
+    bench.see(AWAY)
+    assert bench.readiness.target is None
 
 
 def test_a_remembered_success_holds_for_the_same_container_only() -> None:

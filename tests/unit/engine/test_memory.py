@@ -74,6 +74,17 @@ def test_a_rest_that_was_wanted_is_not_a_crash(tmp_path: Path) -> None:
     assert memory.restart_at == 0.0
 
 
+def test_a_rest_that_was_wanted_is_not_a_crash_after_a_restart_of_dtma_either(tmp_path: Path) -> None:
+    rested = candidate(container("exited"))
+    Memory("i", Ledger(tmp_path)).count(InstanceState.STOPPED, [rested], 5.0, Timings())
+    again = Memory("i", Ledger(tmp_path))
+    again.count(InstanceState.RUNNING, [rested], 5.0, Timings(), witnessed=False)
+    assert again.stopped_by_us == rested.container.incarnation
+    assert again.restarts(rested.container.id) == 0
+    again.forget()
+    assert again.stopped_by_us is None
+
+
 def test_latest_is_settled_per_generation_also_after_a_restart_of_dtma(tmp_path: Path) -> None:
     desired = desired_instance(image="registry.example.com/app")
     reference = Reference.parse(desired.image)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolbox_dtma.gateway.sessions import Binding, SessionIds, UpstreamIdUnusable
+from toolbox_dtma.gateway.sessions import REMEMBERED, Binding, SessionIds, UpstreamIdUnusable
 from toolbox_dtma.link.messages import KeyRing, SigningKey
 
 
@@ -33,6 +33,15 @@ def test_a_signed_id_gives_the_server_s_id_back() -> None:
 @pytest.mark.parametrize("field", ["connection", "instance", "incarnation", "subject", "kind"])
 def test_an_id_of_anyone_else_is_refused(field: str) -> None:
     assert IDS.verify(SIGNED, dataclasses.replace(BINDING, **{field: "other"})) is None
+
+
+def test_having_seen_an_id_before_changes_nothing_for_anyone() -> None:
+    ids = SessionIds(KeyRing(signing="b", keys=(NEW,)))
+    signed = [ids.sign(f"upstream-{number}", BINDING, 1) for number in range(REMEMBERED + 2)]
+    for _ in range(2):
+        for number, each in enumerate(signed):
+            assert ids.verify(each, BINDING) == f"upstream-{number}"
+            assert ids.verify(each, dataclasses.replace(BINDING, connection="other")) is None
 
 
 def test_fields_cannot_be_shifted_into_each_other() -> None:

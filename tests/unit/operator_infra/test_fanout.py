@@ -10,6 +10,7 @@ from support.operator_fakes import Asked, body_of
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
 from toolbox_operator.kube.cache import ObjectCache
 from toolbox_operator.reconcile.fanout import FanOut
+from toolbox_operator.reconcile.index import Index
 
 TBX, MCPS, AMC = Kind.TOOLBOX, Kind.MCP_SERVER, Kind.CONNECTION
 T, S, C = (TBX, Key("ns", "t")), (MCPS, Key("ns", "s")), (AMC, Key("ns", "c"))
@@ -27,6 +28,14 @@ def connection(number: int, **more: Any) -> Body:
     return body_of(AMC, "c", number, spec={"serverRef": {"name": "s", "namespace": "ns"}}, **more)
 
 
+def followed(asked: Asked) -> ObjectCache:
+    """A cache whose changes are told on."""
+    cache, index = ObjectCache(), Index()
+    cache.listen(index.changed)
+    cache.listen(FanOut(asked, index).changed)
+    return cache
+
+
 @pytest.fixture
 def asked() -> Asked:
     return Asked()
@@ -35,8 +44,7 @@ def asked() -> Asked:
 @pytest.fixture
 def cache(asked: Asked) -> ObjectCache:
     """A toolbox with a server with a connection, all settled."""
-    cache = ObjectCache()
-    cache.listen(FanOut(asked).changed)
+    cache = followed(asked)
     cache.apply(TBX, None, toolbox(1))
     cache.apply(MCPS, None, server(2))
     cache.apply(AMC, None, connection(3))
@@ -69,6 +77,29 @@ def test_a_connection_that_becomes_connected_concerns_its_server(cache: ObjectCa
     assert asked.taken() == {C, S}
 
 
+def test_a_connection_that_may_be_used_now_concerns_its_server_whatever_its_phase(
+    cache: ObjectCache, asked: Asked
+) -> None:
+    cache.apply(AMC, "MODIFIED", connection(9, status={"phase": "Pending"}))
+    asked.taken()
+    conditions = [{"type": "Accepted", "status": "True"}, {"type": "Programmed", "status": "True"}]
+    cache.apply(AMC, "MODIFIED", connection(10, status={"phase": "Pending", "conditions": conditions}))
+    assert asked.taken() == {C, S}
+
+
+def test_what_becomes_of_a_server_concerns_its_connections_and_not_its_toolbox(
+    cache: ObjectCache, asked: Asked
+) -> None:
+    cache.apply(MCPS, "MODIFIED", server(9, status={"phase": "Active"}))
+    assert asked.taken() == {S, C}
+
+
+def test_a_server_that_was_accepted_on_a_toolbox_concerns_it(cache: ObjectCache, asked: Asked) -> None:
+    moved = body_of(MCPS, "s", 9, spec={"toolboxRef": {"name": "x"}}, status={"resolved": {"toolbox": "ns/y"}})
+    cache.apply(MCPS, "MODIFIED", moved)
+    assert asked.taken() >= {S, (TBX, Key("ns", "x")), (TBX, Key("ns", "y"))}
+
+
 def test_a_server_that_is_gone_concerns_its_toolbox_and_its_connections(cache: ObjectCache, asked: Asked) -> None:
     cache.apply(MCPS, "DELETED", server(9))
     assert asked.taken() == {T, S, C}
@@ -91,8 +122,7 @@ def test_the_accepted_reference_counts_beside_an_edited_one(cache: ObjectCache, 
 
 
 def test_of_two_servers_with_one_instance_id_the_other_wakes_when_one_leaves(asked: Asked) -> None:
-    cache = ObjectCache()
-    cache.listen(FanOut(asked).changed)
+    cache = followed(asked)
     same = {"annotations": {ANNOTATION_INSTANCE_ID: "11111111-1111-4111-8111-111111111111"}}
     cache.apply(MCPS, None, server(1, "one", metadata=same))
     cache.apply(MCPS, None, server(2, "two", metadata=same))
@@ -103,7 +133,6 @@ def test_of_two_servers_with_one_instance_id_the_other_wakes_when_one_leaves(ask
 
 @pytest.mark.parametrize("spec", [None, {}, {"toolboxRef": None}, {"toolboxRef": "t"}, {"toolboxRef": {"name": 5}}])
 def test_a_reference_that_cannot_be_read_harms_nobody(spec: Any, asked: Asked) -> None:
-    cache = ObjectCache()
-    cache.listen(FanOut(asked).changed)
+    cache = followed(asked)
     cache.apply(MCPS, "ADDED", body_of(MCPS, "broken", 1, spec=spec, status={"resolved": {"toolbox": 7}}))
     assert asked.taken() == {(MCPS, Key("ns", "broken"))}

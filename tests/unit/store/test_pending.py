@@ -74,14 +74,34 @@ def test_an_equal_row_waits_no_more() -> None:
     assert waiting.backlog == 0
 
 
-def test_a_closed_object_is_forgotten_once_written() -> None:
+def test_a_closed_object_is_forgotten_once_a_later_list_does_not_have_it() -> None:
     waiting, world = pending(), World()
     submit(waiting, world.toolbox())
     close(waiting, world.toolbox())
     assert states(waiting) == {world.toolbox_id: "deleted"}
     written(waiting)
+    waiting.sweep(NOTHING, NOW)  # may have been listed before
+    submit(waiting, world.toolbox(9))
+    assert states(waiting) == {}
+    waiting.sweep(NOTHING, NOW)
     submit(waiting, world.toolbox(9))  # stale: PostgreSQL will refuse it, here nothing is known of it any more
     assert states(waiting) == {world.toolbox_id: None}
+
+
+def test_a_restored_database_is_told_again_what_was_closed_and_what_was_swept() -> None:
+    waiting, world, other = pending(), World(), World("other")
+    submit(waiting, world.toolbox())
+    submit(waiting, other.toolbox())
+    listed = Live(frozenset({world.toolbox_id, other.toolbox_id}), frozenset(), frozenset())
+    waiting.sweep(listed, NOW)
+    close(waiting, world.toolbox())
+    written(waiting)
+    sweep = waiting.due_sweep()
+    waiting.confirm((), sweep=sweep)
+    assert waiting.backlog == 0
+    waiting.rewrite()
+    assert states(waiting) == {world.toolbox_id: "deleted", other.toolbox_id: None}
+    assert waiting.due_sweep() == sweep
 
 
 def test_closing_stands_against_stale_submits_of_the_same_object() -> None:
@@ -150,6 +170,21 @@ def test_what_was_refused_waits_for_a_change_or_for_another_try() -> None:
     waiting.refuse(waiting.batch(1)[0])
     submit(waiting, world.toolbox(2))
     assert (waiting.backlog, waiting.refused) == (1, 0)
+
+
+def test_the_row_of_an_object_that_vanished_is_closed_by_its_name_and_one_that_was_let_go_keeps_its_reason() -> None:
+    waiting, world = pending(), World()
+    server = world.instance()
+    submit(waiting, server)
+    waiting.vanished(Kind.INSTANCE, server.namespace, "another", NOW)
+    assert states(waiting)[server.id] is None
+    waiting.vanished(Kind.INSTANCE, server.namespace, server.name, NOW)
+    assert states(waiting)[server.id] == "swept"
+    submit(waiting, server)
+    assert states(waiting)[server.id] is None, "it was there after all"
+    close(waiting, server)
+    waiting.vanished(Kind.INSTANCE, server.namespace, server.name, NOW)
+    assert states(waiting)[server.id] == "deleted"
 
 
 def test_after_an_outage_everything_known_is_written_again() -> None:

@@ -1,0 +1,86 @@
+"""Who refers to whom, and who carries which instance id: kept up to date, so that nobody looks through all objects."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from typing import TypeVar, cast
+
+from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
+
+Node = tuple[Kind, Key]
+K = TypeVar("K")
+V = TypeVar("V")
+
+REFERENCE = {
+    Kind.MCP_SERVER: ("toolboxRef", "toolbox", Kind.TOOLBOX),
+    Kind.CONNECTION: ("serverRef", "server", Kind.MCP_SERVER),
+}
+"""Field of the spec, field of status.resolved, and the kind meant."""
+
+
+def referenced(kind: Kind, body: Body | None) -> frozenset[Node]:
+    """What the object refers to: by its spec, as far as that can be read, and as once accepted."""
+    if body is None or kind not in REFERENCE:
+        return frozenset()
+    field, resolved, target = REFERENCE[kind]
+    nodes: set[Node] = set()
+    reference = _part(body, "spec").get(field)
+    if isinstance(reference, Mapping):
+        names = cast("Mapping[str, object]", reference)
+        name, namespace = names.get("name"), names.get("namespace") or body["metadata"]["namespace"]
+        if isinstance(name, str):
+            nodes.add((target, Key(str(namespace), name)))
+    accepted = _part(_part(body, "status"), "resolved").get(resolved)
+    if isinstance(accepted, str) and "/" in accepted:
+        nodes.add((target, Key(*accepted.split("/", 1))))
+    return frozenset(nodes)
+
+
+def instance_ids(server: Body) -> frozenset[str]:
+    """Every id that a server's body has, had, or will get."""
+    annotations: Mapping[str, str] = server["metadata"].get("annotations") or {}
+    ids = (
+        annotations.get(ANNOTATION_INSTANCE_ID),
+        _part(server, "status").get("instanceId"),
+        server["metadata"]["uid"],
+    )
+    return frozenset(str(each) for each in ids if each)
+
+
+def _part(body: Mapping[str, object], name: str) -> Mapping[str, object]:
+    part = body.get(name)
+    return cast("Mapping[str, object]", part) if isinstance(part, Mapping) else {}
+
+
+class Index:
+    """A cache listener. What it answers may be more than what holds: whoever asks looks at the objects themselves."""
+
+    def __init__(self) -> None:
+        self._referrers: defaultdict[Node, set[Node]] = defaultdict(set)
+        self._carriers: defaultdict[str, set[Key]] = defaultdict(set)
+
+    def referrers(self, kind: Kind, key: Key) -> Set[Node]:
+        """Objects that refer to this one."""
+        return self._referrers.get((kind, key), frozenset[Node]())
+
+    def carriers(self, instance_id: str) -> Set[Key]:
+        """Servers that carry this id."""
+        return self._carriers.get(instance_id, frozenset[Key]())
+
+    def changed(self, kind: Kind, key: Key, old: Body | None, new: Body | None) -> None:
+        """To be told of every change of the cache, before anybody who asks."""
+        _move(self._referrers, (kind, key), referenced(kind, old), referenced(kind, new))
+        if kind is Kind.MCP_SERVER:
+            before, after = (instance_ids(body) if body is not None else frozenset[str]() for body in (old, new))
+            _move(self._carriers, key, before, after)
+
+
+def _move(index: defaultdict[K, set[V]], entry: V, before: Set[K], after: Set[K]) -> None:
+    """Have the entry under what comes after, and no longer under the rest of what was before."""
+    for gone in before - after:
+        index[gone].discard(entry)
+        if not index[gone]:
+            del index[gone]
+    for added in after - before:
+        index[added].add(entry)
