@@ -7,7 +7,8 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -36,6 +37,17 @@ class Settings:
     name: str = NAME
     namespace: str = NAMESPACE
     gateway_workers: int = 1
+    address: str = "127.0.0.1"
+    docker_url: str | None = None
+    """Its Docker engine; the machine's by default."""
+    prefix: Sequence[str] = ()
+    """What executes its processes: `nsenter --net=…`, for a host in a network of its own."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Added to that of `init` and DTMA."""
+    wrapper: Sequence[str] = ()
+    """What executes DTMA and gateway, under their own users."""
+    serve_module: str = "toolbox_dtma"
+    """What is started instead of `python -m toolbox_dtma serve`, with the same arguments."""
 
 
 class Host:
@@ -57,7 +69,11 @@ class Host:
 
     @property
     def _env(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(REPOSITORY / "dtma")}
+        return {"PYTHONPATH": str(REPOSITORY / "dtma"), **self.settings.environment}
+
+    def _log(self, part: str) -> str:
+        """How a process and its log are called: those of further hosts by the host's name too."""
+        return part if self.settings.name == NAME else f"{part}-{self.settings.name}"
 
     @property
     def host_id(self) -> str:
@@ -77,7 +93,9 @@ class Host:
         self.folder.chmod(0o755)
         argv = [sys.executable, "-m", "toolbox_dtma", "init"]
         argv += ["--state-dir", str(self.state_dir), "--gateway-dir", str(self.gateway_dir)]
-        argv += ["--runtime-dir", str(self.runtime_dir), "--address", "127.0.0.1", "--bind", "127.0.0.1"]
+        argv += ["--runtime-dir", str(self.runtime_dir), "--address", self.settings.address]
+        argv += ["--bind", self.settings.address]
+        argv += ["--docker-url", self.settings.docker_url] if self.settings.docker_url is not None else []
         argv += ["--management-port", str(self.management_port), "--gateway-port", str(self.gateway_port)]
         argv += ["--gateway-user", str(GATEWAY_USER.uid), "--gateway-workers", str(self.settings.gateway_workers)]
         argv += ["--name", self.settings.name, "--namespace", self.settings.namespace]
@@ -93,8 +111,10 @@ class Host:
 
     def start_dtma(self) -> Child:
         """Starts DTMA and waits until its management API is healthy."""
-        argv = [sys.executable, "-m", "toolbox_dtma", "serve", "--state-dir", str(self.state_dir)]
-        child = self._supervisor.start(Command("dtma", argv, env=self._env, death_signal="TERM"))
+        argv = [*self.settings.wrapper, sys.executable, "-m", self.settings.serve_module, "serve"]
+        argv += ["--state-dir", str(self.state_dir)]
+        command = Command(self._log("dtma"), argv, env=self._env, death_signal="TERM", prefix=self.settings.prefix)
+        child = self._supervisor.start(command)
         self.dtma = child
         child.wait_until(self._healthy, 30, "healthy")
         return child
@@ -104,11 +124,20 @@ class Host:
         if self._gateway_runtime is None:
             self._gateway_runtime = runtime.for_user(GATEWAY_USER, self.folder)
         used = self._gateway_runtime
-        argv = [used.python, "-m", "toolbox_dtma", "gateway", "--config", str(self.gateway_dir / "gateway.json")]
-        command = Command("gateway", argv, env=used.env, cwd=Path("/"), user=GATEWAY_USER, death_signal="TERM")
+        argv = [*self.settings.wrapper, used.python, "-m", "toolbox_dtma", "gateway"]
+        argv += ["--config", str(self.gateway_dir / "gateway.json")]
+        command = Command(
+            self._log("gateway"),
+            argv,
+            env=used.env,
+            cwd=Path("/"),
+            user=GATEWAY_USER,
+            death_signal="TERM",
+            prefix=self.settings.prefix,
+        )
         child = self._supervisor.start(command)
         self.gateway = child
-        child.wait_until(lambda: accepts(self.gateway_port), 30, "accepting connections")
+        child.wait_until(lambda: accepts(self.gateway_port, self.settings.address), 30, "accepting connections")
         return child
 
     def start(self) -> None:
@@ -120,9 +149,12 @@ class Host:
 
     def _healthy(self) -> bool:
         context = ssl.create_default_context(cafile=str(self.ca_file))
-        url = f"https://127.0.0.1:{self.management_port}/healthz"
+        url = f"https://{self.settings.address}:{self.management_port}/healthz"
+        # Without the token it is open on loopback only.
+        token = (self.state_dir / "token").read_text().strip()
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         try:
-            with urllib.request.urlopen(url, timeout=2, context=context) as answer:
+            with urllib.request.urlopen(request, timeout=2, context=context) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False

@@ -207,7 +207,7 @@ def _etcd(supervisor: Supervisor, binaries: Binaries, folder: Path) -> str:
     return client
 
 
-def _apiserver(supervisor: Supervisor, binaries: Binaries, folder: Path) -> Cluster:
+def _apiserver(supervisor: Supervisor, binaries: Binaries, folder: Path, extra: Sequence[str]) -> Cluster:
     etcd = _etcd(supervisor, binaries, folder)
     files = certificates.make_server_files(folder)
     private, public = certificates.make_signing_key(folder)
@@ -232,6 +232,7 @@ def _apiserver(supervisor: Supervisor, binaries: Binaries, folder: Path) -> Clus
         # No kubelet here that would give pods their tokens.
         "--disable-admission-plugins=ServiceAccount",
         "--endpoint-reconciler-type=none",
+        *extra,
     ]
     server = f"https://127.0.0.1:{port}"
     child = supervisor.start(Command("kube-apiserver", argv, cwd=folder))
@@ -247,7 +248,7 @@ def _controller_manager(supervisor: Supervisor, binaries: Binaries, admin: Path,
     argv = [
         str(binaries.controller_manager),
         f"--kubeconfig={admin}",
-        "--controllers=namespace,garbagecollector,serviceaccount,root-ca-cert-publisher",
+        "--controllers=namespace,garbagecollector,serviceaccount,root-ca-cert-publisher,clusterrole-aggregation",
         f"--service-account-private-key-file={key}",
         f"--root-ca-file={ca}",
         "--leader-elect=false",
@@ -262,8 +263,8 @@ def _controller_manager(supervisor: Supervisor, binaries: Binaries, admin: Path,
     supervisor.start(Command("kube-controller-manager", argv))
 
 
-def start(supervisor: Supervisor, folder: Path) -> Cluster:
-    """A bare cluster: the opted-in one, or one started here."""
+def start(supervisor: Supervisor, folder: Path, *, extra: Sequence[str] = ()) -> Cluster:
+    """A bare cluster: the opted-in one, or one started here, whose API server gets `extra` flags."""
     cluster = opted_in(folder)
     if cluster is not None:
         return cluster
@@ -271,4 +272,4 @@ def start(supervisor: Supervisor, folder: Path) -> Cluster:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     with step(f"Kubernetes API {binaries.version[0]}.{binaries.version[1]}"):
-        return _apiserver(supervisor, binaries, folder)
+        return _apiserver(supervisor, binaries, folder, extra)

@@ -31,8 +31,8 @@ def free_port() -> int:
     raise RuntimeError(f"no free port between {FIRST} and {LAST}")
 
 
-def accepts(port: int) -> bool:
-    """Whether something listens on this loopback port."""
+def accepts(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether something listens on this port."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((address, port)) == 0

@@ -53,6 +53,8 @@ class Command:
     death_signal: str | None = "KILL"
     """What the kernel sends when this run dies; None leaves the process to the janitor."""
     log_mode: int = 0o600
+    prefix: Sequence[str] = ()
+    """What executes all this, still as root: `nsenter --net=…`, for a process of another network."""
 
 
 class Child:
@@ -71,6 +73,16 @@ class Child:
     def running(self) -> bool:
         """Whether it has not exited."""
         return self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def returncode(self) -> int | None:
+        """How it exited; None while it has not."""
+        return self._process.poll()
 
     def explain(self, what: str) -> SetupError:
         """An error about this child that shows the end of its log."""
@@ -152,6 +164,10 @@ def base_environment() -> dict[str, str]:
 
 def launcher(command: Command) -> list[str]:
     """The argument vector with the switch of user and the death signal in front."""
+    return [*command.prefix, *_switched(command)]
+
+
+def _switched(command: Command) -> list[str]:
     prefix: list[str] = []
     if command.death_signal is not None:
         prefix += ["--pdeathsig", command.death_signal]

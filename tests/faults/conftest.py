@@ -15,13 +15,21 @@ from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
 from localstack.stack import LocalStack, Parts
-from support.poll import until
-from support.space import SYSTEM, TOOLBOX, Space, toolbox_documents
-from support.witness import witness
+from support import spare_host as spare_host_module
+from support.background_proxy import BackgroundProxy, proxy_in_background
+from support.space import SYSTEM, TOOLBOX, Space, opened, toolbox_documents
+from support.spare_host import SpareHost
 from support.world import World
 
-SHORT_LEASE = ("--timing=lease_duration=6", "--timing=lease_renew_deadline=4", "--timing=lease_retry=0.5")
+SHORT_LEASE = ("--timing=lease_duration=10", "--timing=lease_renew_deadline=7", "--timing=lease_retry=1")
 SHORT_BACKOFF = ("--timing=backoff_max=3", "--timing=ref_retry=1")
+
+
+@pytest.fixture(scope="session")
+def record_proxy(postgres_server: Postgres) -> Generator[BackgroundProxy]:
+    """What the operator reaches its database through: transparent unless a test cuts it."""
+    with proxy_in_background("127.0.0.1", postgres_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +39,7 @@ def fault_stack(
     postgres_server: Postgres,
     docker_engine: Engine,
     registry: Registry,
+    record_proxy: BackgroundProxy,
 ) -> LocalStack:
     """API server, host and operator of their own, on a database of their own."""
     cluster = kubernetes_module.start(supervisor, state_folder / "fault-kubernetes")
@@ -39,7 +48,11 @@ def fault_stack(
     dsn = postgres_server.create_database(f"faults_{secrets.token_hex(4)}")
     arguments = (*SHORT_LEASE, *SHORT_BACKOFF)
     return stack_module.start_on(
-        supervisor, parts, state_folder / "fault-stack", database_url=dsn, operator_arguments=arguments
+        supervisor,
+        parts,
+        state_folder / "fault-stack",
+        database_url=record_proxy.in_front_of(dsn),
+        operator_arguments=arguments,
     )
 
 
@@ -54,21 +67,14 @@ def world(fault_stack: LocalStack) -> World:
     return found
 
 
+@pytest.fixture(scope="session")
+def spare_host(fault_stack: LocalStack, state_folder: Path) -> SpareHost:
+    """A second host, started for the first test that asks for it."""
+    return spare_host_module.start(fault_stack.supervisor, state_folder / "spare-host")
+
+
 @pytest.fixture
 def space(world: World) -> Generator[Space]:
-    """A fresh namespace. Its deletion at the end must leave nothing: no container, no grant, no open row.
-
-    All the time, no instance may have had two running containers.
-    """
-    name = f"fault-{secrets.token_hex(4)}"
-    cluster = world.stack.parts.cluster
-    cluster.kubectl("create", "namespace", name)
-    with witness(("docker",), world.stack.host.host_id) as seen:
-        try:
-            yield Space(world, name, seen)
-        finally:
-            cluster.kubectl("delete", "namespace", name, "--timeout=90s", seconds=100)
-        until("no container left", lambda: world.containers_of(name), lambda left: not left)
-        until("no grant left", lambda: world.grants_of(name), lambda left: not left)
-        until("rows closed", lambda: world.open_rows(name), lambda left: not left)
-    assert seen.doubles == []
+    """A fresh namespace of one test; see `support.space.opened`."""
+    with opened(world) as found:
+        yield found

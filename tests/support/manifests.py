@@ -12,7 +12,7 @@ API_VERSION = "magictoolbox.dev/v1alpha1"
 
 QUICK_SERVER = textwrap.dedent(
     """
-    import json, os, socketserver, http.server
+    import json, os, socketserver, time, http.server
     TOOLS = [{"name": n, "description": n, "inputSchema": {"type": "object"}} for n in ("echo", "whoami")]
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -36,6 +36,7 @@ QUICK_SERVER = textwrap.dedent(
             elif method == "tools/list": result = {"tools": TOOLS}
             elif method == "ping": result = {}
             elif method == "tools/call":
+                time.sleep(float((params.get("arguments") or {}).get("seconds", 0)))
                 said = os.uname().nodename if params["name"] == "whoami" else json.dumps(params.get("arguments"))
                 result = {"content": [{"type": "text", "text": said}]}
             reply = {"jsonrpc": "2.0", "id": asked["id"]}
@@ -45,7 +46,10 @@ QUICK_SERVER = textwrap.dedent(
     Server(("", 8000), Handler).serve_forever()
     """
 ).strip()
-"""MCP over streamable HTTP with nothing but the standard library; `whoami` tells the container's host name."""
+"""MCP over streamable HTTP with nothing but the standard library; `whoami` tells the container's host name.
+
+A call with the argument `seconds` takes that long.
+"""
 
 
 def manifest(kind: str, namespace: str, name: str, spec: Mapping[str, Any], **metadata: Any) -> Manifest:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from localstack.kubernetes import Manifest
 from localstack.quickstart import Target
 from support import manifests
-from support.witness import Witness
+from support.poll import until
+from support.witness import Witness, witness
 from support.world import World
 
 SYSTEM = "mcp-system"
@@ -64,3 +68,28 @@ class Space:
     def delete(self, target: Target, *, wait: bool = True) -> None:
         """`kubectl delete`, with its wait or without."""
         self.kubectl("delete", target.resource, "--timeout=60s" if wait else "--wait=false", seconds=75)
+
+
+@contextmanager
+def opened(world: World, *, objects_first: bool = False) -> Generator[Space]:
+    """A fresh namespace. Its deletion at the end must leave nothing: no container, no grant, no open row.
+
+    All the time, no instance may have had two running containers. `objects_first`: our objects are deleted before
+    the namespace, which saves the pauses of its controller, and its own end is not awaited.
+    """
+    name = f"fault-{secrets.token_hex(4)}"
+    cluster = world.stack.parts.cluster
+    cluster.kubectl("create", "namespace", name)
+    with witness(("docker",), world.stack.host.host_id) as seen:
+        try:
+            yield Space(world, name, seen)
+        finally:
+            if objects_first:
+                flags = ("--all", "--timeout=90s", "-n", name)
+                cluster.kubectl("delete", "amc,mcps,tbx", *flags, seconds=100)
+            waiting = "--wait=false" if objects_first else "--timeout=90s"
+            cluster.kubectl("delete", "namespace", name, waiting, seconds=100)
+        until("no container left", lambda: world.containers_of(name), lambda left: not left)
+        until("no grant left", lambda: world.grants_of(name), lambda left: not left)
+        until("rows closed", lambda: world.open_rows(name), lambda left: not left)
+    assert seen.doubles == []

@@ -23,6 +23,8 @@ class Proxy:
         self.cut_when: ClientBytes | None = None
         """Asked for every piece the client sends; when true it is forwarded, and the client is cut off before it can
         hear an answer. Then it is not asked again."""
+        self.freeze_when: ClientBytes | None = None
+        """Asked likewise; when true the proxy freezes before it is forwarded."""
         self.accepted = 0
 
     async def open(self) -> None:
@@ -75,6 +77,9 @@ class Proxy:
     ) -> None:
         try:
             while data := await source.read(65536):
+                if from_client and self.freeze_when is not None and self.freeze_when(data):
+                    self.freeze_when = None
+                    self.freeze()
                 await self._flowing.wait()
                 if from_client and self.cut_when is not None and self.cut_when(data):
                     self.cut_when = None

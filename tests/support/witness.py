@@ -20,6 +20,8 @@ class Witness:
         self._lock = threading.Lock()
         self.doubles: list[str] = []
         """One line for each time that a second container of an instance started beside a running one."""
+        self.starts: dict[str, list[float]] = defaultdict(list)
+        """When each container was started, by the engine's clock, as far as that was seen happening."""
 
     def saw(self, action: str, container: str, instance: str) -> None:
         """Takes one event of the engine."""
@@ -60,6 +62,8 @@ def witness(docker: Sequence[str], host_id: str) -> Generator[Witness]:
         for line in process.stdout:
             event = json.loads(line)
             attributes = event["Actor"]["Attributes"]
+            if event["Action"] == "start":
+                seen.starts[event["Actor"]["ID"]].append(event["timeNano"] / 1e9)
             seen.saw(event["Action"], event["Actor"]["ID"], attributes[LABEL_INSTANCE])
 
     reader = threading.Thread(target=read, name="witness", daemon=True)

@@ -1,0 +1,82 @@
+"""The operator's process ends, by force or on request, while people go on applying and deleting."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from localstack.kubernetes import OPERATOR_NAMESPACE
+from support import rig
+from support.poll import until
+from support.space import Space
+from support.world import World
+
+pytestmark = pytest.mark.faults
+
+
+def lease(world: World) -> dict[str, Any]:
+    found = world.stack.parts.cluster.get("leases.coordination.k8s.io", "-n", OPERATOR_NAMESPACE)["items"]
+    return found[0]["spec"]
+
+
+def test_what_people_did_while_two_operators_in_a_row_were_killed_is_done_by_the_third(space: Space) -> None:
+    world, operator = space.world, space.world.stack.operator
+    kept, edited, removed = (rig.server(space, name) for name in ("kept", "edited", "removed"))
+    bot, gone = space.connection("bot", "kept"), space.connection("gone", "removed")
+    rig.ready(space, kept, edited, removed, bot, gone)
+    secret, closed, before = space.secret("bot"), space.secret("gone"), rig.container(world, kept)
+    assert operator.child is not None
+    operator.child.kill()
+
+    created = rig.server(space, "created")
+    world.patch(edited, {"spec": {"env": [{"name": "VERSION", "value": "2"}]}})
+    space.delete(removed, wait=False)
+    space.delete(gone, wait=False)
+    late = space.connection("late", "created")
+    assert world.call(secret, "echo", {"a": 1}).text == '{"a": 1}', "agents need no operator"
+    body = world.find(edited)
+    assert body is not None
+    assert body["status"]["observedGeneration"] < body["metadata"]["generation"], "status does not pretend to know"
+    assert world.find(removed) is not None, "its finalizer waits"
+    assert world.find(gone) is not None
+
+    operator.start().kill()  # in the middle of all that
+    assert world.call(secret, "echo", {"a": 2}).text == '{"a": 2}'
+    operator.start()
+    rig.ready(space, kept, edited, created, bot, late)
+    until("removed is gone", lambda: world.find(removed), lambda found: found is None)
+    until("gone is gone", lambda: world.find(gone), lambda found: found is None)
+    assert world.status(edited)["serverInfo"]["version"] == "2"
+    assert world.call(space.secret("late"), "echo", {}).text == "{}"
+    assert world.refusal(closed, "echo", {}) is not None
+    assert world.call(secret, "echo", {}).text == "{}", "the same Secret as before"
+    assert rig.container(world, kept) == before, "what nobody changed was left alone"
+    names = {"kept", "edited", "created", "bot", "late"}
+    until("rows as the world is", lambda: {name for _, name in world.open_rows(space.namespace)}, names.__eq__)
+
+
+def test_an_operator_that_is_stopped_during_a_reconcile_ends_it_and_hands_over_at_once(space: Space) -> None:
+    world, operator, dtma = space.world, space.world.stack.operator, space.world.stack.host.dtma
+    assert operator.child is not None
+    assert dtma is not None
+    child, transitions = operator.child, lease(world)["leaseTransitions"]
+    os.kill(dtma.pid, signal.SIGSTOP)
+    try:
+        slow = rig.server(space, "slow")
+        until(
+            "a reconcile under way",
+            lambda: rig.metric(world, "magic_toolbox_reconciles_running", kind="MCPServer"),
+        )
+        os.kill(child.pid, signal.SIGTERM)
+    finally:
+        os.kill(dtma.pid, signal.SIGCONT)
+    until("the process ended", lambda: not child.running())
+    assert child.returncode == 0
+    assert rig.instance_file(world, slow) is not None, "the call under way was not left behind"
+    assert lease(world)["holderIdentity"] == ""
+    operator.start()
+    rig.ready(space, slow)
+    assert lease(world)["leaseTransitions"] == transitions + 1
