@@ -1,0 +1,158 @@
+"""What the gateway adds to a call, over the same call straight to the container."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from localstack import runtime
+from localstack.host import GATEWAY_USER
+from localstack.ports import accepts, free_port
+from localstack.processes import Command
+from support import manifests
+from support.bench_system import Bench, Size
+from support.fast_server import fast_server
+from support.measure import DURATIONS, Report, Sample, Section, milliseconds
+from support.raw_calls import Endpoint, RawConnection, call
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
+
+P50_BOUND, P99_BOUND = 0.001, 0.005
+WARM_CALLS = 300
+SESSIONS = 16
+CALLS_PER_SECOND = 1000
+SLICES = 5
+BODY = call("echo", text="x" * 100)
+
+METHOD = """
+`tools/call` with 100 bytes of arguments to a bare Node.js server in its container: from this machine straight to the
+container's address, and through the gateway, whose policy, credentials and session ids are in force as for any agent.
+Blocking sockets, kept alive. At 1 session: one call at a time, every way in turn. At {sessions} sessions: {rate}
+calls per second altogether, each at its planned moment, from which the time is counted even if the call before it is
+late; slices of {seconds} s of every way in turn. Plain HTTP is what a gateway speaks on loopback, behind something
+that ends TLS; TLS is what agents use otherwise. Overhead is the difference of the percentiles; p50 ≤ 1 ms and p99 ≤ 5
+ms.
+"""
+
+
+@dataclass(slots=True)
+class Way:
+    """A way to the same server."""
+
+    title: str
+    endpoint: Endpoint
+    seconds: list[float] = field(default_factory=list[float])
+
+    def open(self) -> RawConnection:
+        """A session, warmed up."""
+        connection = RawConnection(self.endpoint)
+        connection.open_session()
+        for _ in range(WARM_CALLS):
+            assert connection.post(BODY).status == 200
+        return connection
+
+
+@pytest.fixture
+def plain_port(own: Bench) -> Generator[int]:
+    """A gateway of the same host that speaks plain HTTP on loopback."""
+    host, supervisor = own.world.stack.host, own.world.stack.supervisor
+    folder = host.folder / "plain"
+    folder.mkdir()
+    port = free_port()
+    settings = json.loads((host.gateway_dir / "gateway.json").read_text())
+    settings |= {"tlsCertificate": None, "tlsKey": None, "pidDir": None, "listenPort": port, "workers": 2}
+    config = folder / "gateway.json"
+    config.write_text(json.dumps(settings))
+    used = runtime.for_user(GATEWAY_USER, folder)
+    argv = [used.python, "-m", "toolbox_dtma", "gateway", "--config", str(config)]
+    child = supervisor.start(Command("plain-gateway", argv, env=used.env, cwd=folder, user=GATEWAY_USER))
+    child.wait_until(lambda: accepts(port), 30, "accepting connections")
+    yield port
+    child.stop()
+
+
+@pytest.fixture
+def ways(own: Bench, plain_port: int) -> list[Way]:
+    """Directly, through the gateway in plain HTTP, and over TLS."""
+    server = own.ready(fast_server(own.namespace, "upstream", own.world.stack.image("everything")))
+    own.ready(manifests.connection(own.namespace, "agent", "upstream"))
+    container = json.loads(own.world.stack.parts.engine.docker("inspect", server["status"]["container"]["id"]))[0]
+    (network,) = container["NetworkSettings"]["Networks"].values()
+    direct = Endpoint(f"http://{network['IPAddress']}:8000/mcp", host="localhost:8000")
+    tls = Endpoint.of_secret(own.secret("agent"))
+    path = tls.url.split("/", 3)[3]
+    plain = replace(tls, url=f"http://127.0.0.1:{plain_port}/{path}", ca=None)
+    return [Way("direct", direct), Way("gateway, plain HTTP", plain), Way("gateway, TLS", tls)]
+
+
+def _report(section: Section, ways: Sequence[Way], load: str) -> None:
+    direct, *relayed = [(way, Sample.of(way.seconds)) for way in ways]
+    section.add(f"{load}: {direct[0].title}", *direct[1].cells(), "", "")
+    for way, sample in relayed:
+        p50, p99 = (sample.at(share) - direct[1].at(share) for share in (0.5, 0.99))
+        cells = (f"{load}: {way.title}", *sample.cells(), milliseconds(p50), milliseconds(p99))
+        section.add(*cells, met=p50 <= P50_BOUND and p99 <= P99_BOUND)
+
+
+def _one_at_a_time(ways: Sequence[Way], calls: int) -> None:
+    connections = [way.open() for way in ways]
+    for _ in range(calls):
+        for way, connection in zip(ways, connections, strict=True):
+            begin = time.perf_counter()
+            status = connection.post(BODY).status
+            way.seconds.append(time.perf_counter() - begin)
+            assert status == 200
+    for connection in connections:
+        connection.close()
+
+
+def _pace(connection: RawConnection, first: float, count: int, into: list[float]) -> None:
+    """Calls at fixed moments; late ones at once."""
+    for number in range(count):
+        planned = first + number * SESSIONS / CALLS_PER_SECOND
+        left = planned - time.perf_counter()
+        if left > 0:
+            time.sleep(left)
+        if connection.post(BODY).status == 200:
+            into.append(time.perf_counter() - planned)
+
+
+def _paced(ways: Sequence[Way], seconds: int) -> None:
+    sessions = [[way.open() for _ in range(SESSIONS)] for way in ways]
+    per_session = CALLS_PER_SECOND * seconds // SLICES // SESSIONS
+    for _ in range(SLICES):
+        for way, connections in zip(ways, sessions, strict=True):
+            begin = time.perf_counter() + 0.05
+            times: list[list[float]] = [[] for _ in connections]
+            threads = [
+                threading.Thread(target=_pace, args=(each, begin + at / CALLS_PER_SECOND, per_session, times[at]))
+                for at, each in enumerate(connections)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert all(len(each) == per_session for each in times), "a call failed"
+            way.seconds += [value for each in times for value in each]
+    for connections in sessions:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_relayed_call_takes_at_most_1_ms_longer_in_the_median_and_5_ms_at_p99(
+    size: Size, report: Report, ways: list[Way]
+) -> None:
+    method = METHOD.format(sessions=SESSIONS, rate=f"{CALLS_PER_SECOND:,}", seconds=size.paced_seconds / SLICES)
+    section = report.section("Relay latency", method, ("", *DURATIONS, "p50 overhead", "p99 overhead"))
+    _one_at_a_time(ways, size.calls)
+    _report(section, ways, "1 session")
+    for way in ways:
+        way.seconds.clear()
+    _paced(ways, size.paced_seconds)
+    _report(section, ways, f"{SESSIONS} sessions")
+    section.check()

@@ -1,0 +1,133 @@
+"""MCP over HTTP at the cost of a system call or two, so that what is measured is not the client.
+
+Blocking sockets, kept alive; one object is one connection, for one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+SESSION = "mcp-session-id"
+PROTOCOL = "2025-11-25"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server's MCP is, directly or through a gateway."""
+
+    url: str
+    token: str | None = None
+    ca: str | None = None
+    host: str | None = None
+    """The Host header, where it is not the address."""
+
+    @staticmethod
+    def of_secret(secret: Mapping[str, str]) -> Endpoint:
+        """What a connection's Secret says."""
+        return Endpoint(secret["url"], secret["token"], secret.get("ca.crt"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers in lower case, and body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def message(method: str, params: Mapping[str, Any] | None = None, id: int | None = 1) -> bytes:
+    """A JSON-RPC request; a notification without `id`."""
+    body: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if id is not None:
+        body["id"] = id
+    if params is not None:
+        body["params"] = params
+    return json.dumps(body).encode()
+
+
+INITIALIZE = message(
+    "initialize", {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+)
+
+
+def call(tool: str, **arguments: Any) -> bytes:
+    """A `tools/call`."""
+    return message("tools/call", {"name": tool, "arguments": arguments})
+
+
+class RawConnection:
+    """One connection. Raises `OSError` when it breaks."""
+
+    def __init__(self, endpoint: Endpoint, *, seconds: float = 30.0) -> None:
+        parts = urlsplit(endpoint.url)
+        assert parts.hostname is not None
+        plain = socket.create_connection((parts.hostname, parts.port or 443), timeout=seconds)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket: socket.socket = plain
+        if parts.scheme == "https":
+            context = ssl.create_default_context(cadata=endpoint.ca)
+            self._socket = context.wrap_socket(plain, server_hostname=parts.hostname)
+        self._file = self._socket.makefile("rb")
+        head = [f"POST {parts.path} HTTP/1.1", f"Host: {endpoint.host or parts.netloc}"]
+        head += ["Content-Type: application/json", "Accept: application/json, text/event-stream"]
+        if endpoint.token is not None:
+            head.append(f"Authorization: Bearer {endpoint.token}")
+        self._head = "\r\n".join(head)
+
+    def adopt(self, session: str | None) -> None:
+        """Send further requests within a session."""
+        self._head += f"\r\nMCP-Protocol-Version: {PROTOCOL}"
+        if session is not None:
+            self._head += f"\r\nMcp-Session-Id: {session}"
+
+    def open_session(self) -> str | None:
+        """Initialise, and go on within the session; its id."""
+        answer = self.post(INITIALIZE)
+        assert answer.status == 200, answer
+        session = answer.headers.get(SESSION)
+        self.adopt(session)
+        done = self.post(message("notifications/initialized", id=None))
+        assert done.status == 202, done
+        return session
+
+    def post(self, body: bytes) -> Answer:
+        """Send a message and read the whole answer, which must tell its length."""
+        self._send(body)
+        status, headers = self._read_head()
+        length = int(headers.get("content-length", "0"))
+        assert "transfer-encoding" not in headers, "an answer of unknown length: use stream()"
+        return Answer(status, headers, self._file.read(length))
+
+    def stream(self, body: bytes) -> int:
+        """Send a message and read only the head of the answer; its status. `next_line` goes on."""
+        self._send(body)
+        return self._read_head()[0]
+
+    def next_line(self) -> bytes:
+        """The next line of a streamed answer; empty at its end."""
+        return self._file.readline()
+
+    def _send(self, body: bytes) -> None:
+        self._socket.sendall(f"{self._head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    def _read_head(self) -> tuple[int, dict[str, str]]:
+        line = self._file.readline()
+        if not line:
+            raise ConnectionError("closed without an answer")
+        headers: dict[str, str] = {}
+        while (field := self._file.readline().rstrip()) != b"":
+            name, _, value = field.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        return int(line.split()[1]), headers
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+        self._socket.close()
