@@ -118,7 +118,8 @@ def _serve(state_dir: Path) -> int:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        return _fail(f"{state_dir}: the disk is full. Nothing is lost; free space and start again")
+        # Not the code for what only an edit cures: whatever supervises this process is to go on trying.
+        return _fail(f"{state_dir}: the disk is full. Nothing is lost; free space", code=1)
     return 0
 
 
@@ -128,9 +129,9 @@ def _gateway(config: Path) -> int:
     return supervise(config)
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
     sys.stderr.write(f"toolbox-dtma: {message}\n")
-    return 2
+    return code
 
 
 if __name__ == "__main__":

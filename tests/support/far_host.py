@@ -107,21 +107,16 @@ class FarHost:
         janitor.do({"mounts": str(self.folder)})
         self.link.close()
 
-    def agent_away(self) -> None:
-        """DTMA is gone, and the gateway with everything else goes on: the shortest way to a host out of contact."""
-        assert self.host.dtma is not None
-        self.host.dtma.kill()
-
-    def agent_back(self) -> None:
-        """Ends `agent_away`."""
-        self.host.start_dtma()
+    def leave(self) -> None:
+        """Nobody can talk to DTMA, and it goes on with everything else: out of contact at once. Undone by `heal`."""
+        self.link.refuse(self.host.management_port)
 
     def cut(self, *, management_only: bool = False) -> None:
         """Drops its packets, or only those of DTMA's port; undone by `heal`."""
         self.link.cut((self.host.management_port,) if management_only else ())
 
     def heal(self) -> None:
-        """Ends `cut`."""
+        """Ends `cut` and `leave`."""
         self.link.heal()
 
     def mirror(self, registry: Registry) -> None:

@@ -134,7 +134,15 @@ class Replica:
         environment = values(container, known)
         given = arguments(container, environment)
         ours = ("--listen=127.0.0.1", f"--health-port={self.health_port}", f"--metrics-port={self.metrics_port}")
-        argv = ["run", "--detach", "--network=host", f"--name={self.name}", *self.flags, *docker_flags(pod)]
+        argv = [
+            "run",
+            "--detach",
+            "--restart=unless-stopped",
+            "--network=host",
+            f"--name={self.name}",
+            *self.flags,
+            *docker_flags(pod),
+        ]
         argv += [flag for name, value in environment.items() for flag in ("--env", f"{name}={value}")]
         self.engine.docker(*argv, image, *given, *ours, *SHORT)
 

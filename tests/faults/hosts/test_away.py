@@ -15,7 +15,7 @@ ABANDON = {"metadata": {"annotations": {"magictoolbox.dev/abandon": "true"}}}
 
 def leave(far: FarToolbox) -> None:
     """The host goes out of contact; its gateway serves on."""
-    far.host.agent_away()
+    far.host.leave()
     far.world.await_condition(far.target, "Reachable", "False", "HostUnreachable")
 
 
@@ -51,7 +51,7 @@ def test_what_is_deleted_while_its_host_is_away_stays_until_the_host_was_told(fa
     assert far.call(left), "its token is still accepted, as status says"
     assert len(far.host.containers(instance)) == 1
     secret = far.space.secret(left.name)
-    far.host.agent_back()
+    far.host.heal()
     gone(far, connection, left, server)
     assert far.host.containers(instance) == []
     assert instance not in far.host.instances()
@@ -80,7 +80,7 @@ def test_what_is_abandoned_while_its_host_is_away_is_swept_when_the_host_returns
     assert closed(far, "agent_mcp_connections", uid) == "abandoned"
     assert len(far.host.containers(instance, running_only=True)) == 1
     assert far.world.refusal(secret, "whoami", {}) is None
-    far.host.agent_back()
+    far.host.heal()
     until("swept", lambda: far.host.containers(instance), lambda left: not left, seconds=60)
     until("no grant", far.host.grants, lambda left: not left)
     assert far.world.refusal(secret, "whoami", {}) is not None
@@ -102,7 +102,7 @@ def test_what_is_edited_while_its_host_is_away_is_taken_over_when_it_returns(far
     assert "not known to have taken this over" in revoking["message"]
     assert far.refusal(connection) is None, "status says that it is not revoked yet, and it is not"
     assert far.host.containers(far.instance(server), running_only=True) == [before]
-    far.host.agent_back()
+    far.host.heal()
     far.world.await_status(connection, phase="Disconnected")
     assert far.refusal(connection) is not None
     far.world.await_condition(server, "Ready", "True")

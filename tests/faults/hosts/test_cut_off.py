@@ -68,7 +68,7 @@ def test_a_flapping_host_disturbs_nothing_and_is_not_shouted_about(far: FarToolb
     ready = {target: far.world.condition(target, "Ready") for target in (server, connection)}
     told = {target: far.reasons(target) for target in (server, connection)}
     for _ in range(FLAPS):
-        far.host.link.refuse(far.host.host.management_port)
+        far.host.leave()
         far.world.await_condition(far.target, "Reachable", "False")
         far.host.heal()
         far.world.await_condition(far.target, "Ready", "True")

@@ -161,6 +161,17 @@ def test_an_operator_that_is_gone_leaves_finalizers_and_the_break_glass_removes_
     until("only what is wanted", system.host.servers, lambda found: len(found) == 1, seconds=90)
 
 
+def test_crds_that_are_deleted_first_wait_until_the_operator_has_cleaned_up(system: System) -> None:
+    cluster, (operator,) = system.installation.cluster, system.replicas
+    crds = [f"crd/{each}.magictoolbox.dev" for each in ("agentmcpconnections", "mcpservers", "toolboxes")]
+    cluster.kubectl("delete", *crds, "--timeout=100s", seconds=120)
+    assert system.host.servers() == []
+    cluster.install_crds()
+    # It ends when its watches no longer deliver, is started again as by a Deployment, and waits for its kinds.
+    operator.await_ready()
+    system.deploy()
+
+
 def test_uninstalling_in_order_leaves_nothing_in_the_cluster(system: System, tmp_path: Path) -> None:
     cluster, (operator,) = system.installation.cluster, system.replicas
     run(block("uninstall.md", "# 1."), system, tmp_path)
