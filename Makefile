@@ -7,7 +7,7 @@ PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
 
-.PHONY: help setup prepare demo test test-unit test-faults bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
+.PHONY: help setup prepare demo test test-unit test-faults test-install bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -24,13 +24,16 @@ demo: $(STAMP) ## a whole system on this machine until Ctrl-C; ONCE=1: one tool 
 	$(PYTHON) -m localstack.demo $(if $(ONCE),--once)
 
 test: prepare ## all tests but the long ones below; ARGS="-k name -x" go to pytest
-	$(BIN)/pytest -m "not crds and not faults and not bench" $(ARGS)
+	$(BIN)/pytest -m "not crds and not faults and not bench and not install" $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need nothing but Python
-	$(BIN)/pytest -m "not crds and not faults and not bench and not integration and not e2e" $(ARGS)
+	$(BIN)/pytest -m "not crds and not faults and not bench and not install and not integration and not e2e" $(ARGS)
 
 test-faults: prepare ## bad input, crashes and outages on real parts: about 20 minutes
 	$(BIN)/pytest -m faults $(ARGS)
+
+test-install: prepare ## builds images, manifests and host bundle, and tries them: some minutes
+	$(BIN)/pytest -m install $(ARGS)
 
 bench: prepare ## measures against the bounds of the design, on an idle machine: about 12 minutes; writes docs/benchmarks.md
 	$(BIN)/pytest -m bench tests/bench $(ARGS)

@@ -18,15 +18,11 @@ class Operator:
     """One operator process at a time; it can be stopped, killed and started again."""
 
     def __init__(
-        self,
-        supervisor: Supervisor,
-        kubeconfig: Path,
-        database_url: str | None,
-        extra: Sequence[str] = (),
+        self, supervisor: Supervisor, kubeconfig: Path, database_url: str | None, extra: Sequence[str] = ()
     ) -> None:
         self._supervisor = supervisor
-        self.wrapper: Sequence[str] = ()
-        """What executes the next process."""
+        self.program: Sequence[str] = ("-m", "toolbox_operator")
+        """What Python runs, with the same arguments, when it is started next."""
         self._extra = tuple(extra)
         self._kubeconfig = kubeconfig
         self.database_url = database_url
@@ -36,7 +32,7 @@ class Operator:
 
     def start(self) -> Child:
         """Starts it and waits until it is ready: it leads, and has seen everything there is."""
-        argv = [*self.wrapper, sys.executable, "-m", "toolbox_operator", "run", "--kubeconfig", str(self._kubeconfig)]
+        argv = [sys.executable, *self.program, "run", "--kubeconfig", str(self._kubeconfig)]
         argv += ["--namespace", OPERATOR_NAMESPACE]
         argv += ["--metrics-port", str(self.metrics_port), "--health-port", str(self.health_port)]
         argv += ["--listen", "127.0.0.1", *self._extra]

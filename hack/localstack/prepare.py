@@ -7,7 +7,6 @@ import signal
 import sys
 from types import FrameType
 
-from delivery import images as delivery_images
 from localstack import docker, images, kube_binaries, kubernetes, parallel, postgres, registry, runtime
 from localstack.host import GATEWAY_USER
 from localstack.progress import SetupError, say
@@ -35,7 +34,6 @@ def main() -> int:
                 engine = docker.ensure(supervisor)
                 registry.program()
                 tasks = [lambda name=name: images.prepare(supervisor, engine, name) for name in images.NAMES]
-                tasks += [lambda name=name: delivery_images.ensure(engine, name) for name in delivery_images.NAMES]
                 parallel.run(supervisor, tasks)
 
             def python() -> None:

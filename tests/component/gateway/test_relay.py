@@ -281,14 +281,19 @@ async def test_messages_of_a_stream_arrive_in_order(
 
 
 async def test_a_server_cannot_switch_protocols(gateway: World, http: httpx.AsyncClient) -> None:
+    ended = asyncio.Event()
+
     async def switch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
         await reader.read()
         writer.close()
+        ended.set()
 
     async with await asyncio.start_server(switch, "127.0.0.1", 0) as server:
         instance = await asyncio.to_thread(gateway.instance, server.sockets[0].getsockname()[1])
         connection = await asyncio.to_thread(gateway.connect, instance)
         answer = await http.post(connection.url, json=request("ping"), headers=connection.headers)
+        async with asyncio.timeout(30):
+            await ended.wait()
     assert answer.status_code == 502

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from support.clocks import turned
+from support import jumping_clock
 from support.far_host import FarHost
 from support.far_toolbox import FarToolbox, attached
 from support.poll import until
@@ -28,19 +29,21 @@ def wrong_host(far: FarToolbox, seconds: int) -> Generator[FarToolbox]:
 
 
 @pytest.fixture
-def wrong_operator(second_space: Space, far_host: FarHost, seconds: int) -> Generator[FarToolbox]:
+def wrong_operator(second_space: Space, far_host: FarHost, seconds: int, tmp_path: Path) -> Generator[FarToolbox]:
     """The second cluster's operator with a wrong clock, and a Toolbox for the far host there."""
     operator = second_space.world.stack.operator
     assert operator.child is not None
     operator.child.stop()
-    operator.wrapper = turned(seconds)
+    file = tmp_path / "seconds"
+    file.write_text(str(seconds))
+    operator.program = (jumping_clock.__file__, str(file))
     operator.start()
     try:
         with attached(second_space, far_host) as found:
             yield found
     finally:
         operator.child.stop()
-        operator.wrapper = ()
+        operator.program = ("-m", "toolbox_operator")
         operator.start()
 
 

@@ -16,6 +16,7 @@ from support.poll import until
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.install,
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="a toolbox host needs root"),
 ]

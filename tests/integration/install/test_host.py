@@ -28,6 +28,7 @@ from toolbox_dtma.wire.base import OWNER_HEADER
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.install,
     pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="a toolbox host needs root"),
 ]

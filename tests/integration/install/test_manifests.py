@@ -12,7 +12,7 @@ from localstack.kubernetes import OPERATOR_NAMESPACE
 from support.installation import Installation, rendered
 from support.pods import named, pod_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.install]
 
 needs_kustomize = pytest.mark.skipif(manifests.builder() is None, reason="no kustomize >= 5, no kubectl >= 1.27")
 

@@ -12,7 +12,7 @@ from localstack.progress import SetupError
 from support.installation import ACCOUNT, Installation
 from support.poll import until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.install]
 
 TEAM = "team-rights"
 GROUP = "magictoolbox.dev"

@@ -12,7 +12,7 @@ import pytest
 from delivery import wheels
 from localstack.kubernetes import REPOSITORY
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.install]
 
 
 @pytest.fixture(scope="module")
