@@ -70,55 +70,72 @@ async def serve(
     Raises `NotInitialised`, `StateInUse`, `StateCorrupt`, and what ends the service unexpectedly.
     """
     with alone_on(state_dir):
-        timings = timings or Timings()
-        state = State(state_dir, now=lambda: datetime.now(UTC))
-        host = state.host
-        runtime_dir = Path(host.runtime_dir)
-        ensure_folder(runtime_dir, mode=0o750)
-        os.chown(runtime_dir, -1, host.gateway_gid)
-        certificate = (state_dir / "tls.crt").read_bytes()
-        service = Service(
-            state=state,
-            engine=make_engine(host, base64.b64decode((state_dir / "spec.key").read_bytes())),
-            processes=processes or LinuxProcesses(),
-            timings=timings,
-            bounds=bounds or Bounds(),
-            clock=time.monotonic,
-            certificate_expiry=pki.expiry(certificate).timestamp(),
+        await _serve(
+            state_dir,
+            stop,
+            make_engine,
+            processes or LinuxProcesses(),
+            timings or Timings(),
+            bounds or Bounds(),
         )
-        token = (state_dir / "token").read_text().strip()
-        server = _Server(
-            uvicorn.Config(
-                make_app(service, token=token),
-                host=host.bind,
-                port=host.management_port,
-                http=bounded_protocol(timings.request_head),
-                ssl_certfile=state_dir / "tls.crt",
-                ssl_keyfile=state_dir / "tls.key",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                # Else X-Forwarded-For could pretend to be loopback.
-                proxy_headers=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=timings.graceful_stop,
-            )
+
+
+async def _serve(
+    state_dir: Path,
+    stop: asyncio.Event,
+    make_engine: MakeEngine,
+    processes: Processes,
+    timings: Timings,
+    bounds: Bounds,
+) -> None:
+    state = State(state_dir, now=lambda: datetime.now(UTC))
+    host = state.host
+    runtime_dir = Path(host.runtime_dir)
+    ensure_folder(runtime_dir, mode=0o750)
+    os.chown(runtime_dir, -1, host.gateway_gid)
+    certificate = (state_dir / "tls.crt").read_bytes()
+    service = Service(
+        state=state,
+        engine=make_engine(host, base64.b64decode((state_dir / "spec.key").read_bytes())),
+        processes=processes,
+        timings=timings,
+        bounds=bounds,
+        clock=time.monotonic,
+        certificate_expiry=pki.expiry(certificate).timestamp(),
+    )
+    token = (state_dir / "token").read_text().strip()
+    server = _Server(
+        uvicorn.Config(
+            make_app(service, token=token),
+            host=host.bind,
+            port=host.management_port,
+            http=bounded_protocol(timings.request_head),
+            ssl_certfile=state_dir / "tls.crt",
+            ssl_keyfile=state_dir / "tls.key",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Else X-Forwarded-For could pretend to be loopback.
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=timings.graceful_stop,
         )
-        running = asyncio.create_task(service.run(), name="service")
-        listening: asyncio.Task[None] | None = None
-        stopping = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(service.ready.wait())
-        try:
-            await asyncio.wait({running, ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if service.ready.is_set() and not stop.is_set():
-                listening = asyncio.create_task(_listen(server, state), name="management API")
-                await asyncio.wait({running, listening, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            log.info("stopping", host_id=host.host_id)
-            ready.cancel()
-            stopping.cancel()
-            await _stop(service, server, running, listening)
+    )
+    running = asyncio.create_task(service.run(), name="service")
+    listening: asyncio.Task[None] | None = None
+    stopping = asyncio.create_task(stop.wait())
+    ready = asyncio.create_task(service.ready.wait())
+    try:
+        await asyncio.wait({running, ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if service.ready.is_set() and not stop.is_set():
+            listening = asyncio.create_task(_listen(server, state), name="management API")
+            await asyncio.wait({running, listening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        log.info("stopping", host_id=host.host_id)
+        ready.cancel()
+        stopping.cancel()
+        await _stop(service, server, running, listening)
 
 
 async def _listen(server: _Server, state: State) -> None:

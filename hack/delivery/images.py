@@ -31,16 +31,6 @@ LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/s
 BASE = f"magic-toolbox/base-delivery:{cache.content_hash([PULLED, *PACKAGES, *LEFT_OUT])}"
 
 
-def _exists(engine: Engine, image: str) -> bool:
-    return engine.docker("images", "--quiet", image).strip() != ""
-
-
-def _log(name: str) -> Path:
-    folder = cache.root() / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}.log"
-
-
 def _pull_base(engine: Engine) -> None:
     with step(f"pulling {PULLED}"):
         engine.docker("pull", "--quiet", PULLED, seconds=300)
@@ -48,18 +38,15 @@ def _pull_base(engine: Engine) -> None:
         install = "apt-get update && apt-get install -y --no-install-recommends ca-certificates iptables"
         (Path(folder) / "Dockerfile").write_text(f"FROM {PULLED}\nRUN {install} && rm -rf /var/lib/apt/lists/*\n")
         argv = ["docker", "build", "--tag", BASE, folder]
-        run_step("base image with iptables", argv, _log("base-delivery"), seconds=300)
+        run_step("base image with iptables", argv, cache.log("base-delivery"), seconds=300)
 
 
 def _debootstrap_base(engine: Engine) -> None:
-    if shutil.which("mmdebstrap") is None:
-        debian.install(["mmdebstrap"], "base images cannot be pulled here and have to be made from packages")
     with tempfile.TemporaryDirectory(prefix="magic-toolbox-base-") as folder:
         archive = Path(folder) / "base.tar"
-        argv = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        argv += [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
-        argv += ["--dpkgopt=path-include=/usr/share/doc/*/copyright", "bookworm", str(archive)]
-        run_step("base image from Debian's packages", argv, _log("base-delivery"), seconds=600)
+        options = [f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT]
+        options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
+        debian.bootstrap(archive, PACKAGES, *options, log="base-delivery")
         engine.docker("import", str(archive), BASE, seconds=120)
 
 
@@ -68,7 +55,7 @@ def base_image(engine: Engine) -> str:
     if given := os.environ.get("BASE_IMAGE"):
         return given
     with cache.lock(cache.root(), "base-delivery"):
-        if not _exists(engine, BASE):
+        if not engine.has(BASE):
             try:
                 _pull_base(engine)
             except SetupError as error:
@@ -85,7 +72,7 @@ def build(engine: Engine, name: str, image: str) -> None:
         wheels.assemble(name, context)
         argv = ["docker", "build", "--network=none", "--build-arg", f"BASE_IMAGE={base_image(engine)}"]
         argv += ["--tag", image, str(context)]
-        run_step(f"building {image}", argv, _log(f"image-{name}"), seconds=600)
+        run_step(f"building {image}", argv, cache.log(f"image-{name}"), seconds=600)
 
 
 def sources_hash(name: str) -> str:
@@ -101,7 +88,7 @@ def ensure(engine: Engine, name: str) -> str:
     """An image of the sources as they are now, for tests: built if this engine does not have it."""
     image = f"magic-toolbox/{name}:{sources_hash(name)}"
     with cache.lock(cache.root(), f"image-{name}"):
-        if not _exists(engine, image):
+        if not engine.has(image):
             build(engine, name, image)
     return image
 

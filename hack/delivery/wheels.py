@@ -22,12 +22,6 @@ _SOURCES = ("operator", "dtma", "crds")
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 
 
-def _log(name: str) -> Path:
-    folder = cache.root() / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}.log"
-
-
 def build_own(into: Path) -> Path:
     """Builds our wheel; with `hatchling` from the environment if it is there, else from the package index."""
     # A copy: the build must not see what lies about in a work tree, nor leave anything there.
@@ -43,7 +37,7 @@ def build_own(into: Path) -> Path:
             argv.append("--no-build-isolation")
         # The same sources give the same wheel, whenever they are built.
         environment = {**os.environ, "SOURCE_DATE_EPOCH": "1577836800"}
-        run_step("wheel of Magic Toolbox", [*argv, str(copy)], _log("wheel"), seconds=180, env=environment)
+        run_step("wheel of Magic Toolbox", [*argv, str(copy)], cache.log("wheel"), seconds=180, env=environment)
     (wheel,) = into.glob("magic_toolbox-*.whl")
     return wheel
 
@@ -57,7 +51,7 @@ def _download(extra: str) -> Path:
         listing.write_text(text)
         argv = [*_PIP, "download", "--require-hashes", "--no-deps", "--only-binary=:all:", f"--python-version={PYTHON}"]
         argv += ["--progress-bar=off", "-r", str(listing), "-d", str(folder / "wheels")]
-        run_step(f"packages of {extra}", argv, _log(f"packages-{extra}"), seconds=300)
+        run_step(f"packages of {extra}", argv, cache.log(f"packages-{extra}"), seconds=300)
 
     slot = f"wheels-{extra}-{cache.content_hash([PYTHON, text])}"
     found = cache.ensure(slot, build)

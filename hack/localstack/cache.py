@@ -31,6 +31,13 @@ def shared_root() -> Path:
     return Path("/var/cache/magic-toolbox") if os.geteuid() == 0 else root() / "shared"
 
 
+def log(name: str) -> Path:
+    """Where the output of a step is kept for whoever wants to know why it failed."""
+    folder = root() / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.log"
+
+
 @contextmanager
 def lock(folder: Path, name: str) -> Generator[None]:
     """Holds an exclusive lock file; a second run that needs the same thing waits, with a line that says so."""

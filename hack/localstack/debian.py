@@ -20,15 +20,9 @@ def available() -> bool:
     return APT.exists()
 
 
-def _apt_log() -> Path:
-    folder = cache.root() / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "apt.log"
-
-
 def update() -> None:
     """Refreshes the package lists; needs root."""
-    run_step("apt-get update", [str(APT), "-qq", "update"], _apt_log(), seconds=180)
+    run_step("apt-get update", [str(APT), "-qq", "update"], cache.log("apt"), seconds=180)
 
 
 def install(packages: Sequence[str], why: str) -> None:
@@ -43,7 +37,15 @@ def install(packages: Sequence[str], why: str) -> None:
         # Without this run's mark: a service that the package starts is the machine's, not ours to stop.
         environment = {**base_environment(), "DEBIAN_FRONTEND": "noninteractive"}
         argv = [str(APT), "-qq", "-oDPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends", *packages]
-        run_step(f"installing {names}", argv, _apt_log(), seconds=600, env=environment)
+        run_step(f"installing {names}", argv, cache.log("apt"), seconds=600, env=environment)
+
+
+def bootstrap(archive: Path, packages: Sequence[str], *options: str, log: str) -> None:
+    """Writes the root file system of a minimal Debian with some packages: the base of an image where none is pulled."""
+    if shutil.which("mmdebstrap") is None:
+        install(["mmdebstrap"], "base images cannot be pulled here and have to be made from packages")
+    argv = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", *options, "bookworm", str(archive)]
+    run_step("base image from Debian's packages", argv, cache.log(log), seconds=600)
 
 
 def extract(package: str, member: str, into: Path) -> Path:

@@ -27,6 +27,10 @@ class Engine:
         """Runs the docker command line client and gives its standard output."""
         return capture(["docker", *args], seconds=seconds, stdin=stdin)
 
+    def has(self, image: str) -> bool:
+        """Whether the engine stores an image by this name."""
+        return self.docker("images", "--quiet", image).strip() != ""
+
 
 def running_version(socket: Path = SOCKET) -> str | None:
     """Version of the engine behind a socket; None when nothing answers."""

@@ -46,23 +46,10 @@ def kind_of(context: Path) -> str:
     raise SetupError(f"{context} has neither package-lock.json nor requirements.txt")
 
 
-def _exists(engine: Engine, image: str) -> bool:
-    return engine.docker("images", "--quiet", image).strip() != ""
-
-
-def _logs() -> Path:
-    folder = cache.root() / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _debootstrap(engine: Engine, image: str) -> None:
-    if shutil.which("mmdebstrap") is None:
-        debian.install(["mmdebstrap"], "base images cannot be pulled here and have to be made from packages")
     with tempfile.TemporaryDirectory(prefix="magic-toolbox-base-") as folder:
         archive = Path(folder) / "base.tar"
-        argv = ["mmdebstrap", "--variant=minbase", "--include=python3,python3-venv", "bookworm", str(archive)]
-        run_step("base image from Debian's packages", argv, _logs() / "base-image.log", seconds=600)
+        debian.bootstrap(archive, ["python3", "python3-venv"], log="base-image")
         engine.docker("import", str(archive), image, seconds=120)
 
 
@@ -84,7 +71,7 @@ def base_image(engine: Engine, kind: str) -> str:
     """The local name of the base image with `python3` or `node`, pulled or made."""
     image = f"{LOCAL}/base-{kind}:{RECIPE}"
     with _base_lock:
-        if _exists(engine, image):
+        if engine.has(image):
             return image
         try:
             with step(f"pulling {PULLED[kind]}"):
@@ -94,7 +81,7 @@ def base_image(engine: Engine, kind: str) -> str:
         except SetupError as error:
             say(f"no pull ({str(error).rsplit(': ', 1)[-1][:100]})")
         python = f"{LOCAL}/base-python:{RECIPE}"
-        if not _exists(engine, python):
+        if not engine.has(python):
             _debootstrap(engine, python)
         if kind == "node":
             _add_node(engine, python, image)
@@ -105,7 +92,7 @@ def _vendor(context: Path, kind: str) -> None:
     """Fetches the locked packages into `vendor/` of a copy of the build context."""
     vendor = context / "vendor"
     vendor.mkdir()
-    log = _logs() / f"vendor-{context.name}.log"
+    log = cache.log(f"vendor-{context.name}")
     title = f"packages of {context.name}"
     if kind == "python":
         argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--require-hashes", "--no-deps"]
@@ -134,7 +121,7 @@ def _build(engine: Engine, context: Path, image: str) -> None:
         _vendor(copy, kind)
         argv = ["docker", "build", "--network=none", "--build-arg", f"BASE_IMAGE={base_image(engine, kind)}"]
         argv += ["--tag", image, str(copy)]
-        run_step(f"building image {context.name}", argv, _logs() / f"image-{context.name}.log", seconds=300)
+        run_step(f"building image {context.name}", argv, cache.log(f"image-{context.name}"), seconds=300)
 
 
 def local_name(name: str) -> str:
@@ -149,7 +136,7 @@ def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
     slot = f"image-{name}-{image.rsplit(':', 1)[1]}"
 
     def build(folder: Path) -> None:
-        if not _exists(engine, image):
+        if not engine.has(image):
             _build(engine, CONTEXTS / name, image)
         store = registry.start(supervisor, folder, f"registry for {name}")
         pushed = _pushed_name(store, image)

@@ -145,8 +145,7 @@ def _build_from_debian(folder: Path) -> None:
     if missing := [tool for tool in ("dpkg-source", "make", "gcc", "rsync") if shutil.which(tool) is None]:
         debian.install(["dpkg-dev", "make", "gcc", "libc6-dev", "rsync"], f"to build Kubernetes ({', '.join(missing)})")
     script = Path(__file__).parent.parent / "build-kubernetes.sh"
-    log = cache.root() / "logs" / "build-kubernetes.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = cache.log("build-kubernetes")
     log.unlink(missing_ok=True)
     run_step("building Kubernetes from Debian's sources", [str(script), str(folder)], log, seconds=1800)
 

@@ -79,11 +79,6 @@ class Child:
         """How it ended, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    @property
-    def returncode(self) -> int | None:
-        """How it exited; None while it has not."""
-        return self._process.poll()
-
     def explain(self, what: str) -> SetupError:
         """An error about this child that shows the end of its log."""
         last = "\n  ".join(tail(self.log, 15))

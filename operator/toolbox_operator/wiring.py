@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Kind
+from toolbox_operator.api.meta import Body, Kind
 from toolbox_operator.health import Health
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.kube.api import LEASES, RESOURCE_OF, SECRETS, KubeError, Resource
@@ -28,7 +28,7 @@ from toolbox_operator.reconcile.connection import ConnectionReconciler
 from toolbox_operator.reconcile.context import Context, Reconciler
 from toolbox_operator.reconcile.controller import RECONCILE_DEADLINE, Controller
 from toolbox_operator.reconcile.fanout import FanOut
-from toolbox_operator.reconcile.index import Index
+from toolbox_operator.reconcile.index import Index, instance_ids
 from toolbox_operator.reconcile.mcpserver import MCPServerReconciler
 from toolbox_operator.reconcile.queue import Queues, WorkQueue
 from toolbox_operator.reconcile.relations import host_share
@@ -293,15 +293,9 @@ class Leader:
 
 def live_of(cache: ObjectCache) -> Live:
     """Every id the cluster may know a row by. Too many are harmless, one too few closes a row."""
-    instances: set[str] = set()
-    for body in cache.all(Kind.MCP_SERVER):
-        annotations: dict[str, str] = body["metadata"].get("annotations") or {}
-        status: dict[str, Any] = body.get("status") or {}
-        ids = (body["metadata"]["uid"], annotations.get(ANNOTATION_INSTANCE_ID), status.get("instanceId"))
-        instances.update(identifier for identifier in ids if identifier)
     return Live(
         toolboxes=frozenset(str(body["metadata"]["uid"]) for body in cache.all(Kind.TOOLBOX)),
-        instances=frozenset(instances),
+        instances=frozenset(each for body in cache.all(Kind.MCP_SERVER) for each in instance_ids(body)),
         connections=frozenset(str(body["metadata"]["uid"]) for body in cache.all(Kind.CONNECTION)),
     )
 

@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from localstack import certificates, kube_binaries
-from localstack.cache import root
+from localstack import cache, certificates, kube_binaries
 from localstack.kubernetes import REPOSITORY, kubeconfig, load_manifests
 from localstack.ports import free_port
 from localstack.processes import Child, Command, Supervisor
@@ -36,7 +35,7 @@ def binary() -> Path:
     """The cached binary, built first where it is missing."""
     path = Path(capture([str(_SCRIPT), "--print"]).strip())
     if not path.exists():
-        run_step("CRD server of Kubernetes 1.36", [str(_SCRIPT)], root() / "logs" / "crd-server.log", seconds=1500)
+        run_step("CRD server of Kubernetes 1.36", [str(_SCRIPT)], cache.log("crd-server"), seconds=1500)
     return path
 
 

@@ -1,8 +1,8 @@
 """Starts `toolbox-dtma serve` again and again, with every external write of it journalled.
 
 A process that has everything imported forks one DTMA per order, so that a start costs no imports; it has no threads.
-What is wrapped is handed in from here: the client of the Docker Engine, the runner of iptables, the policy server
-towards the gateway's workers, the application of the management API, and the calls of `os` that change files. DTMA
+What is wrapped is handed in from here: the client of the Docker Engine, the runner of iptables, the gateway's
+workers, the application of the management API, and the calls of `os` that change files. DTMA
 itself knows nothing of it.
 """
 
@@ -33,9 +33,9 @@ from toolbox_dtma.engine import docker as engine
 from toolbox_dtma.engine.client import DockerClient, JsonObject
 from toolbox_dtma.engine.firewall import Runner
 from toolbox_dtma.link.messages import TO_WORKER, Delta, Snapshot
-from toolbox_dtma.management import service
 from toolbox_dtma.management.service import Service
-from toolbox_dtma.policy.server import PolicyServer
+from toolbox_dtma.policy import server as policy
+from toolbox_dtma.policy.worker import Worker as RealWorker
 
 MUTATING = ("PUT", "POST", "PATCH", "DELETE")
 _NAMED = re.compile(r"(?<=/)[0-9a-f]{12,64}(?=/|$)")
@@ -88,9 +88,9 @@ class Wrapping:
                 if method in MUTATING:
                     journal.wrote(what)
 
-        class Policy(PolicyServer):
-            def _send(self, worker: Any, frame: bytes) -> None:
-                super()._send(worker, frame)
+        class Worker(RealWorker):
+            def send(self, frame: bytes) -> None:
+                super().send(frame)
                 message = TO_WORKER.validate_json(frame[4:])
                 if isinstance(message, Snapshot | Delta):
                     parts = sorted(message.change.model_dump(exclude_defaults=True))
@@ -115,7 +115,7 @@ class Wrapping:
         for module, name, wrapped in (
             (engine, "DockerClient", Client),
             (engine, "iptables_runner", runner),
-            (service, "PolicyServer", Policy),
+            (policy, "Worker", Worker),
             (serving, "make_app", app),
         ):
             setattr(module, name, wrapped)

@@ -9,7 +9,8 @@ import structlog
 
 from toolbox_dtma.link.messages import ProbeResult
 from toolbox_dtma.management.instances import Instances
-from toolbox_dtma.policy.server import NoWorker, PolicyServer
+from toolbox_dtma.policy.server import PolicyServer
+from toolbox_dtma.policy.worker import NoWorker
 from toolbox_dtma.readiness import Failure, Probed, Target
 from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.wire import InstanceReason

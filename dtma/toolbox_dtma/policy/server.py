@@ -11,7 +11,6 @@ import itertools
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -31,8 +30,9 @@ from toolbox_dtma.link.messages import (
     ProbeResult,
 )
 from toolbox_dtma.policy.contents import Contents, split
-from toolbox_dtma.policy.members import Member, Members
+from toolbox_dtma.policy.members import Members
 from toolbox_dtma.policy.process import Processes, ProcessId, peer_of
+from toolbox_dtma.policy.worker import NoWorker, Worker
 from toolbox_dtma.settings import Bounds, Timings
 
 log = structlog.get_logger("toolbox_dtma.policy")
@@ -46,23 +46,6 @@ PINGS = 3
 
 class AckPending(Exception):
     """Not every worker has acknowledged yet. The change is in force as soon as they do, without further word."""
-
-
-class NoWorker(Exception):
-    """No gateway worker could run the probe; says nothing about the instance."""
-
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    """One connection."""
-
-    member: Member
-    writer: asyncio.StreamWriter
-    asked_at: float
-    """When it was last asked for a sign of life, in monotonic seconds."""
-    unanswered: int = 0
-    """So often in a row without an answer."""
-    probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
 
 
 class PolicyServer:
@@ -97,7 +80,7 @@ class PolicyServer:
         self._clock = clock
         self._observe_ack = observe_ack
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._probe_ids = itertools.count(1)
         self._nonces = itertools.count(1)
@@ -145,7 +128,7 @@ class PolicyServer:
             self.contents.apply(part)
             frame = encode_frame(Delta(revision=self.revision, change=part))
             for worker in tuple(self._workers):
-                self._send(worker, frame)
+                worker.send(frame)
         if self._workers:
             self._unsettled[self.revision] = self._clock()
         else:
@@ -244,38 +227,28 @@ class PolicyServer:
             self._leave(worker)
             log.info("gateway worker disconnected", worker=hello.worker, pid=peer.pid)
 
-    def _join(self, process: ProcessId, writer: asyncio.StreamWriter) -> _Worker:
+    def _join(self, process: ProcessId, writer: asyncio.StreamWriter) -> Worker:
         for other in tuple(self._workers):
             if other.member.process == process:
                 other.writer.close()
                 self._leave(other)
         now = self._clock()
-        worker = _Worker(self._members.joined(process, self.revision, now), writer, now)
+        member = self._members.joined(process, self.revision, now)
+        worker = Worker(member, writer, self._bounds.worker_backlog_bytes, now)
         self._workers.add(worker)
         for part in self.contents.snapshot(self.revision):
-            self._send(worker, encode_frame(part))
+            worker.send(encode_frame(part))
         self._due.set()
         return worker
 
-    def _leave(self, worker: _Worker) -> None:
+    def _leave(self, worker: Worker) -> None:
         if worker in self._workers:
             self._workers.discard(worker)
             self._members.lost(worker.member, self._clock())
-            for future in worker.probes.values():
-                if not future.done():
-                    future.set_exception(NoWorker("the gateway worker that ran the probe went away"))
+            worker.fail_probes()
             self._due.set()
 
-    def _send(self, worker: _Worker, frame: bytes) -> None:
-        transport = worker.writer.transport
-        if transport.is_closing():
-            return
-        worker.writer.write(frame)
-        if transport.get_write_buffer_size() > self._bounds.worker_backlog_bytes:
-            log.warning("gateway worker does not read; disconnected", pid=worker.member.process.pid)
-            transport.abort()
-
-    def _heard(self, worker: _Worker, message: Hello | Ack | Pong | ProbeResult) -> None:
+    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult) -> None:
         worker.unanswered = 0
         match message:
             case Ack():
@@ -308,7 +281,7 @@ class PolicyServer:
         )
         future: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
         worker.probes[request.probe] = future
-        self._send(worker, encode_frame(request))
+        worker.send(encode_frame(request))
         try:
             # The worker keeps the deadline itself; the margin only catches one that does not answer.
             async with asyncio.timeout(self._timings.probe_timeout + 2):
@@ -370,7 +343,7 @@ class PolicyServer:
             allowed = PINGS if urgent else PINGS * self._timings.patient_silence / self._timings.silence
             if member.pings < allowed:
                 member.pings += 1
-                self._send(worker, encode_frame(Ping(nonce=next(self._nonces))))
+                worker.send(encode_frame(Ping(nonce=next(self._nonces))))
             else:
                 log.warning("gateway worker is silent while an acknowledgement is due; killed", pid=member.process.pid)
                 self._end(worker)
@@ -383,12 +356,12 @@ class PolicyServer:
             worker.asked_at = now
             if worker.unanswered < PINGS:
                 worker.unanswered += 1
-                self._send(worker, encode_frame(Ping(nonce=next(self._nonces))))
+                worker.send(encode_frame(Ping(nonce=next(self._nonces))))
             else:
                 log.warning("gateway worker hangs; killed", pid=worker.member.process.pid)
                 self._end(worker)
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: Worker) -> None:
         self._processes.kill(worker.member.process)
         worker.writer.transport.abort()
         self._leave(worker)

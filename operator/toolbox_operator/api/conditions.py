@@ -70,6 +70,7 @@ class Reason(StrEnum):
     HOST_REJECTED = "HostRejected"
     HOST_LOST = "HostLost"
     DISK_FULL = "DiskFull"
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     KUBERNETES_REFUSED = "KubernetesRefused"
     INTERNAL_ERROR = "InternalError"
     # an edit of this object is the only cure (Stalled)
@@ -79,7 +80,6 @@ class Reason(StrEnum):
     INSTANCE_ID_INVALID = "InstanceIdInvalid"
     HOST_CLAIMED = "HostClaimed"
     HOST_CHANGED = "HostChanged"
-    GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     CLEANUP_BLOCKED = "CleanupBlocked"
     ABANDONED = "Abandoned"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Set
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
 
@@ -23,18 +23,26 @@ def referenced(kind: Kind, body: Body | None) -> frozenset[Node]:
     """What the object refers to: by its spec, as far as that can be read, and as once accepted."""
     if body is None or kind not in REFERENCE:
         return frozenset()
-    field, resolved, target = REFERENCE[kind]
-    nodes: set[Node] = set()
-    reference = _part(body, "spec").get(field)
-    if isinstance(reference, Mapping):
-        names = cast("Mapping[str, object]", reference)
-        name, namespace = names.get("name"), names.get("namespace") or body["metadata"]["namespace"]
-        if isinstance(name, str):
-            nodes.add((target, Key(str(namespace), name)))
-    accepted = _part(_part(body, "status"), "resolved").get(resolved)
-    if isinstance(accepted, str) and "/" in accepted:
-        nodes.add((target, Key(*accepted.split("/", 1))))
-    return frozenset(nodes)
+    target = REFERENCE[kind][2]
+    return frozenset((target, key) for key in (named(kind, body), accepted(kind, body)) if key is not None)
+
+
+def named(kind: Kind, body: Body) -> Key | None:
+    """What the spec refers to, as far as it can be read."""
+    reference = part(part(body, "spec"), REFERENCE[kind][0])
+    name = reference.get("name")
+    if not isinstance(name, str):
+        return None
+    return Key(str(reference.get("namespace") or body["metadata"]["namespace"]), name)
+
+
+def accepted(kind: Kind, body: Body) -> Key | None:
+    """What the reference was once resolved to, by the status."""
+    resolved = part(part(body, "status"), "resolved").get(REFERENCE[kind][1])
+    if not isinstance(resolved, str) or "/" not in resolved:
+        return None
+    namespace, _, name = resolved.partition("/")
+    return Key(namespace, name)
 
 
 def instance_ids(server: Body) -> frozenset[str]:
@@ -42,15 +50,16 @@ def instance_ids(server: Body) -> frozenset[str]:
     annotations: Mapping[str, str] = server["metadata"].get("annotations") or {}
     ids = (
         annotations.get(ANNOTATION_INSTANCE_ID),
-        _part(server, "status").get("instanceId"),
+        part(server, "status").get("instanceId"),
         server["metadata"]["uid"],
     )
     return frozenset(str(each) for each in ids if each)
 
 
-def _part(body: Mapping[str, object], name: str) -> Mapping[str, object]:
-    part = body.get(name)
-    return cast("Mapping[str, object]", part) if isinstance(part, Mapping) else {}
+def part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A member of a body that has not been parsed yet; empty if it is no mapping."""
+    found = body.get(name)
+    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
 
 
 class Index:

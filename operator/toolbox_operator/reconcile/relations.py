@@ -9,16 +9,17 @@ from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, FINALIZER_CLEANUP,
 from toolbox_operator.api.parse import ToolboxObject
 from toolbox_operator.domain.values import seniority
 from toolbox_operator.reconcile.context import Cache, Context
+from toolbox_operator.reconcile.index import accepted, named, part
 
 
 def toolbox_key(server: Body) -> Key | None:
     """The Toolbox a server's body names: the accepted one, else the spec's."""
-    return _accepted(server, "toolbox") or _ref(server, "toolboxRef")
+    return accepted(Kind.MCP_SERVER, server) or named(Kind.MCP_SERVER, server)
 
 
 def server_key(connection: Body) -> Key | None:
     """The MCPServer a connection's body names: the accepted one, else the spec's."""
-    return _accepted(connection, "server") or _ref(connection, "serverRef")
+    return accepted(Kind.CONNECTION, connection) or named(Kind.CONNECTION, connection)
 
 
 def host_share(cache: Cache, kind: Kind, key: Key) -> Key | None:
@@ -30,36 +31,15 @@ def host_share(cache: Cache, kind: Kind, key: Key) -> Key | None:
     return toolbox_key(body) if body is not None and kind is not Kind.TOOLBOX else None
 
 
-def _part(body: Body, name: str) -> dict[str, Any]:
-    part = body.get(name)
-    return cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-
-
-def _accepted(body: Body, field: str) -> Key | None:
-    accepted = _part(_part(body, "status"), "resolved").get(field)
-    if not isinstance(accepted, str) or "/" not in accepted:
-        return None
-    namespace, _, name = accepted.partition("/")
-    return Key(namespace, name)
-
-
-def _ref(body: Body, field: str) -> Key | None:
-    ref = _part(_part(body, "spec"), field)
-    name = ref.get("name")
-    if not isinstance(name, str):
-        return None
-    return Key(str(ref.get("namespace") or body["metadata"]["namespace"]), name)
-
-
 def recorded_host(toolbox: Body) -> Any:
     """The hostId in a Toolbox's status, without parsing all of it."""
-    return _part(toolbox, "status").get("hostId")
+    return part(toolbox, "status").get("hostId")
 
 
 def instance_id(server: Body) -> str:
     """The instance id a server's body has or will get."""
-    annotated = _part(server["metadata"], "annotations").get(ANNOTATION_INSTANCE_ID)
-    return str(annotated or _part(server, "status").get("instanceId") or server["metadata"]["uid"])
+    annotated = part(server["metadata"], "annotations").get(ANNOTATION_INSTANCE_ID)
+    return str(annotated or part(server, "status").get("instanceId") or server["metadata"]["uid"])
 
 
 def uses(server: Body, toolbox: ToolboxObject) -> bool:
@@ -94,7 +74,7 @@ def _referring(ctx: Context, kind: Kind, key: Key) -> Iterator[Body]:
 
 def granted(connection: Body) -> bool:
     """Whether a connection's status says that its agent may call now."""
-    status = _part(connection, "status")
+    status = part(connection, "status")
     conditions = cast("list[dict[str, str]]", status.get("conditions") or [])
     truths = {condition.get("type"): condition.get("status") for condition in conditions}
     open_ = status.get("phase") in ("Connected", "Pending") and not connection["metadata"].get("deletionTimestamp")

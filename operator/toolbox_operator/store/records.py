@@ -200,20 +200,16 @@ def storable(value: Any) -> Any:
 
 def row_ids(ids: Iterable[str]) -> frozenset[str]:
     """Those that a row can have, canonical. An object may carry anything as its id; no row was written for that."""
-    return frozenset(canonical(id_) for id_ in ids if _is_uuid(id_))
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+    return frozenset(known for id_ in ids if (known := _as_uuid(id_)) is not None)
 
 
 def canonical(id_: str) -> str:
     """The id as PostgreSQL spells a uuid; what is none is left for PostgreSQL to refuse."""
+    return _as_uuid(id_) or id_
+
+
+def _as_uuid(text: str) -> str | None:
     try:
-        return str(uuid.UUID(id_))
+        return str(uuid.UUID(text))
     except ValueError:
-        return id_
+        return None

@@ -74,7 +74,7 @@ def test_an_operator_that_is_stopped_during_a_reconcile_ends_it_and_hands_over_a
     finally:
         os.kill(dtma.pid, signal.SIGCONT)
     until("the process ended", lambda: not child.running())
-    assert child.returncode == 0
+    assert child.exit_code == 0
     assert rig.instance_file(world, slow) is not None, "the call under way was not left behind"
     assert lease(world)["holderIdentity"] == ""
     operator.start()

@@ -1,0 +1,48 @@
+"""One gateway worker's connection, as the policy server sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import structlog
+
+from toolbox_dtma.link.messages import ProbeResult
+from toolbox_dtma.policy.members import Member
+
+log = structlog.get_logger("toolbox_dtma.policy")
+
+
+class NoWorker(Exception):
+    """No gateway worker could run the probe; says nothing about the instance."""
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A connection, and what is asked over it."""
+
+    member: Member
+    writer: asyncio.StreamWriter
+    backlog: int
+    """Bytes it may leave unread before it is disconnected."""
+    asked_at: float
+    """When it was last asked for a sign of life, in monotonic seconds."""
+    unanswered: int = 0
+    """So often in a row without an answer."""
+    probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame; one that does not read is disconnected."""
+        transport = self.writer.transport
+        if transport.is_closing():
+            return
+        self.writer.write(frame)
+        if transport.get_write_buffer_size() > self.backlog:
+            log.warning("gateway worker does not read; disconnected", pid=self.member.process.pid)
+            transport.abort()
+
+    def fail_probes(self) -> None:
+        """Tell those who wait for a probe that no answer will come."""
+        for future in self.probes.values():
+            if not future.done():
+                future.set_exception(NoWorker("the gateway worker that ran the probe went away"))
