@@ -6,11 +6,13 @@ BIN := .venv/bin
 PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
+# Two test processes, of which most of the time one waits for a server.
+SIDE_BY_SIDE := $(PYTHON) -m localstack.with_engine $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup prepare demo test test-unit test-faults test-install bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## the virtual environment .venv, exactly as requirements/dev.lock says
 
@@ -24,13 +26,13 @@ demo: $(STAMP) ## a whole system on this machine until Ctrl-C; ONCE=1: one tool 
 	$(PYTHON) -m localstack.demo $(if $(ONCE),--once)
 
 test: prepare ## all tests but the long ones below; ARGS="-k name -x" go to pytest
-	$(BIN)/pytest -m "not crds and not faults and not bench and not install" $(ARGS)
+	$(SIDE_BY_SIDE) -m "not crds and not faults and not bench and not install" $(ARGS)
 
 test-unit: $(STAMP) ## the tests that need nothing but Python
 	$(BIN)/pytest -m "not crds and not faults and not bench and not install and not integration and not e2e" $(ARGS)
 
 test-faults: prepare ## bad input, crashes and outages on real parts: about 20 minutes
-	$(BIN)/pytest -m faults $(ARGS)
+	$(SIDE_BY_SIDE) -m faults $(ARGS)
 
 test-install: prepare ## builds images, manifests and host bundle, and tries them: some minutes
 	$(BIN)/pytest -m install $(ARGS)

@@ -19,6 +19,12 @@ from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
 from localstack.stack import LocalStack, Parts
+from support import side_by_side
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`: tests that share servers stay in one process."""
+    side_by_side.arrange(items, in_groups=hasattr(config, "workerinput"))
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from localstack.kubernetes import REPOSITORY
 from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
-from support.bench_system import Bench, Size, bench, start, versions
-from support.measure import Report, machine
-from support.world import World
+from support.bench.measure import Report, machine
+from support.bench.system import Bench, Size, bench, start, versions
+from support.system.world import World
 
 PAGE = REPOSITORY / "docs" / "benchmarks.md"
 REPORT = pytest.StashKey[Report]()

@@ -12,10 +12,10 @@ import pytest
 
 from localstack.kubernetes import Manifest
 from support import manifests
-from support.bench_system import Bench, Size
-from support.kube_http import is_ready
-from support.measure import DURATIONS, Report, Sample, Section, milliseconds
-from support.raw_calls import INITIALIZE, Endpoint, RawConnection
+from support.bench.measure import DURATIONS, Report, Sample, Section, milliseconds
+from support.bench.raw_calls import INITIALIZE, Endpoint, RawConnection
+from support.bench.system import Bench, Size
+from support.kubernetes.watch import is_ready
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

@@ -12,9 +12,9 @@ import pytest
 
 from localstack.kubernetes import Manifest
 from support import manifests
-from support.bench_system import Bench, Size, kill_container
-from support.kube_http import Seen, condition, is_ready
-from support.measure import DURATIONS, Report, Sample
+from support.bench.measure import DURATIONS, Report, Sample
+from support.bench.system import Bench, Size, kill_container
+from support.kubernetes.watch import Seen, condition, is_ready
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

@@ -23,11 +23,12 @@ from localstack.operator import Operator
 from localstack.postgres import Postgres
 from localstack.processes import Child, Command, Supervisor
 from support import manifests
-from support.bench_system import CONNECTIONS, SERVERS, Size
-from support.kube_http import KubeHttp, Watch, collection, is_ready
-from support.measure import Report, Section
+from support.bench.measure import Report, Section
+from support.bench.simulated_hosts import READY_FILE, toolboxes
+from support.bench.system import CONNECTION, SERVER, Size
+from support.kubernetes.api import GROUP_ROOT, PLURALS, path_of
+from support.kubernetes.watch import KeptApi, Watch, is_ready
 from support.poll import until
-from support.simulated_hosts import READY_FILE, toolboxes
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
@@ -107,7 +108,7 @@ class Fleet:
 
     cluster: Cluster
     operator: Operator
-    kube: KubeHttp
+    kube: KeptApi
     servers: Watch
     connections: Watch
     size: int = 0
@@ -136,15 +137,15 @@ class Fleet:
         return last - begin
 
     def _create(self, numbers: range) -> None:
-        kube = KubeHttp(self.cluster)
+        kube = KeptApi(self.cluster)
         for number in numbers:
             toolbox = {"name": f"host-{number % HOSTS}"}
             name, image = f"server-{number}", "registry.example.com/team/server:1.0"
             server = manifests.server(NAMESPACE, name, image, toolboxRef=toolbox)
-            kube.create(collection(SERVERS, NAMESPACE), server)
+            kube.request("POST", path_of(SERVER, NAMESPACE), server)
             if number % SERVERS_PER_CONNECTION == 0:
                 connection = manifests.connection(NAMESPACE, f"agent-{number}", name, agent=f"agent-{number}")
-                kube.create(collection(CONNECTIONS, NAMESPACE), connection)
+                kube.request("POST", path_of(CONNECTION, NAMESPACE), connection)
         kube.close()
 
     def own_metrics(self) -> str:
@@ -206,13 +207,12 @@ class Fleet:
         return time.monotonic() - begin
 
     def _requests(self) -> Counter[tuple[str, ...]]:
-        return _metrics(self.kube.text("GET", "/metrics"), "apiserver_request_total", "verb", "resource")
+        return _metrics(self.kube.raw("GET", "/metrics").decode(), "apiserver_request_total", "verb", "resource")
 
     def _versions(self) -> dict[str, str]:
-        groups = "/apis/magictoolbox.dev/v1alpha1"
-        paths = [f"{groups}/{plural}" for plural in ("toolboxes", SERVERS, CONNECTIONS)]
+        paths = [f"{GROUP_ROOT}/{plural}" for plural in PLURALS.values()]
         paths += ["/api/v1/secrets", "/apis/events.k8s.io/v1/events"]
-        items = [item["metadata"] for path in paths for item in self.kube.get(path)["items"]]
+        items = [item["metadata"] for path in paths for item in self.kube.request("GET", path)["items"]]
         return {item["uid"]: item["resourceVersion"] for item in items}
 
 
@@ -233,7 +233,7 @@ def fleet(supervisor: Supervisor, state_folder: Path, postgres_server: Postgres)
     """The hosts with their Toolboxes Ready, and no server yet."""
     folder = state_folder / "fleet"
     folder.mkdir()
-    argv = [sys.executable, "-m", "support.simulated_hosts", str(folder), str(HOSTS)]
+    argv = [sys.executable, "-m", "support.bench.simulated_hosts", str(folder), str(HOSTS)]
     path = ":".join(str(REPOSITORY / part) for part in ("operator", "dtma", "hack", "tests"))
     hosts = supervisor.start(Command("simulated-hosts", argv, env={"PYTHONPATH": path}))
     cluster = kubernetes_module.start(supervisor, folder / "kubernetes")
@@ -247,10 +247,10 @@ def fleet(supervisor: Supervisor, state_folder: Path, postgres_server: Postgres)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     cluster.apply([namespace, *toolboxes(NAMESPACE, json.loads(ready.read_text()))])
     cluster.kubectl("wait", "--for=condition=Ready", "toolbox", "--all", "-n", NAMESPACE, "--timeout=60s", seconds=75)
-    kube = KubeHttp(cluster)
+    kube = KeptApi(cluster)
     with (
-        kube.watch(collection(SERVERS, NAMESPACE)) as servers,
-        kube.watch(collection(CONNECTIONS, NAMESPACE)) as connections,
+        kube.watch(path_of(SERVER, NAMESPACE)) as servers,
+        kube.watch(path_of(CONNECTION, NAMESPACE)) as connections,
     ):
         yield Fleet(cluster, operator, kube, servers, connections)
     kube.close()

@@ -15,10 +15,10 @@ from localstack.host import GATEWAY_USER
 from localstack.ports import accepts, free_port
 from localstack.processes import Command
 from support import manifests
-from support.bench_system import Bench, Size
-from support.fast_server import fast_server
-from support.measure import DURATIONS, Report, Sample, Section, milliseconds
-from support.raw_calls import Endpoint, RawConnection, call
+from support.bench.fast_server import fast_server
+from support.bench.measure import DURATIONS, Report, Sample, Section, milliseconds
+from support.bench.raw_calls import Endpoint, RawConnection, call
+from support.bench.system import Bench, Size
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

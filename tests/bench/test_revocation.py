@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from support import manifests
-from support.bench_system import CONNECTIONS, Bench, Size
-from support.fast_server import fast_server
-from support.kube_http import is_ready
-from support.measure import DURATIONS, Report, Sample
-from support.raw_calls import INITIALIZE, Endpoint, RawConnection, call
+from support.bench.fast_server import fast_server
+from support.bench.measure import DURATIONS, Report, Sample
+from support.bench.raw_calls import INITIALIZE, Endpoint, RawConnection, call
+from support.bench.system import CONNECTION, Bench, Size
+from support.kubernetes.watch import is_ready
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 
@@ -141,12 +141,12 @@ def _prepare(own: Bench) -> list[Agent]:
 
 
 def _revoke(own: Bench, agent: Agent, times: Times) -> None:
-    path = own.path(CONNECTIONS, agent.name)
+    path = own.path(CONNECTION, agent.name)
     grant = own.world.stack.host.state_dir / "grants" / f"{agent.uid}.json"
     # Files are dated by the wall clock.
     wall = time.time() - time.monotonic()
     with agent.at_work() as (callers, listener):
-        own.kube.patch(path, {"spec": {"active": False}})
+        own.kube.merge(path, {"spec": {"active": False}})
         acknowledged = time.monotonic()
     for caller in callers:
         if caller.error is not None:
@@ -163,7 +163,7 @@ def _revoke(own: Bench, agent: Agent, times: Times) -> None:
     times.told_to_refused.append(refused - told)
     times.told_to_cut.append(listener.ended_at - told)
     before = time.monotonic()
-    own.kube.patch(path, {"spec": {"active": True}})
+    own.kube.merge(path, {"spec": {"active": True}})
     own.connections.first(agent.name, is_ready, after=before)
 
 

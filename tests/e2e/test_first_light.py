@@ -11,7 +11,7 @@ from localstack import quickstart
 from localstack.quickstart import Target
 from localstack.stack import LocalStack
 from support.poll import until
-from support.world import World
+from support.system.world import World
 
 pytestmark = pytest.mark.e2e
 

@@ -15,11 +15,11 @@ from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
 from localstack.stack import LocalStack, Parts
-from support import spare_host as spare_host_module
-from support.background_proxy import BackgroundProxy, proxy_in_background
-from support.space import SYSTEM, TOOLBOX, Space, opened, toolbox_documents
-from support.spare_host import SpareHost
-from support.world import World
+from support.hosts import spare_host as spare_host_module
+from support.hosts.spare_host import SpareHost
+from support.proxies.background_proxy import BackgroundProxy, proxy_in_background
+from support.system.space import SYSTEM, TOOLBOX, Space, opened, toolbox_documents
+from support.system.world import World
 
 SHORT_LEASE = ("--timing=lease_duration=10", "--timing=lease_renew_deadline=7", "--timing=lease_retry=1")
 SHORT_BACKOFF = ("--timing=backoff_max=3", "--timing=ref_retry=1")
@@ -75,6 +75,6 @@ def spare_host(fault_stack: LocalStack, state_folder: Path) -> SpareHost:
 
 @pytest.fixture
 def space(world: World) -> Generator[Space]:
-    """A fresh namespace of one test; see `support.space.opened`."""
+    """A fresh namespace of one test; see `support.system.space.opened`."""
     with opened(world) as found:
         yield found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.space import Space
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

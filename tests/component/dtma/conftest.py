@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from support.dtma_host import DtmaHost
-from support.dtma_worker import ScriptedWorker, connected
+from support.dtma.host import DtmaHost
+from support.dtma.worker import ScriptedWorker, connected
 
 pytestmark = pytest.mark.component
 

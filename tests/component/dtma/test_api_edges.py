@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
-from support.dtma_host import DtmaHost, code_of, instance_body
-from support.dtma_worker import ScriptedWorker, connected
+from support.dtma.host import DtmaHost, code_of, instance_body
+from support.dtma.worker import ScriptedWorker, connected
 
 pytestmark = pytest.mark.component
 

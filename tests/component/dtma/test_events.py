@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.dtma_host import DtmaHost, code_of, grant_body, instance_body
-from support.dtma_worker import ScriptedWorker, connected
+from support.dtma.host import DtmaHost, code_of, grant_body, instance_body
+from support.dtma.worker import ScriptedWorker, connected
 from toolbox_dtma.settings import Bounds
 
 pytestmark = pytest.mark.component

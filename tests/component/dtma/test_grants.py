@@ -8,8 +8,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from support.dtma_host import DtmaHost, FakeProcesses, code_of, eventually, grant_body, instance_body
-from support.dtma_worker import ScriptedWorker, connected
+from support.dtma.host import DtmaHost, FakeProcesses, code_of, eventually, grant_body, instance_body
+from support.dtma.worker import ScriptedWorker, connected
 from toolbox_dtma.policy.process import ProcessId
 from toolbox_dtma.wire import Grant, canonical_hash
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.dtma_host import DtmaHost, code_of, eventually, grant_body, instance_body
-from support.dtma_worker import ScriptedWorker, connected
+from support.dtma.host import DtmaHost, code_of, eventually, grant_body, instance_body
+from support.dtma.worker import ScriptedWorker, connected
 
 pytestmark = pytest.mark.component
 

@@ -15,7 +15,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi import checks
 
-from support.dtma_host import OWNER, DtmaHost
+from support.dtma.host import OWNER, DtmaHost
 from toolbox_dtma.settings import Timings
 
 pytestmark = pytest.mark.component

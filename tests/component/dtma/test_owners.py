@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from support.dtma_host import DtmaHost, code_of, grant_body, instance_body
+from support.dtma.host import DtmaHost, code_of, grant_body, instance_body
 from toolbox_dtma.state.files import read_record
 from toolbox_dtma.state.records import BootRecord
 

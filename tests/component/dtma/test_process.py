@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.dtma_host import DtmaHost
+from support.dtma.host import DtmaHost
 from support.poll import until
 from toolbox_dtma.state.files import read_record, write_record
 from toolbox_dtma.state.records import HostRecord

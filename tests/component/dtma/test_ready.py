@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from support.dtma_host import DtmaHost, eventually, instance_body
-from support.dtma_worker import ScriptedWorker, connected, fails, works
+from support.dtma.host import DtmaHost, eventually, instance_body
+from support.dtma.worker import ScriptedWorker, connected, fails, works
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 
 pytestmark = pytest.mark.component

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.dtma_host import DtmaHost, eventually, grant_body, instance_body
-from support.dtma_worker import ScriptedWorker, connected
+from support.dtma.host import DtmaHost, eventually, grant_body, instance_body
+from support.dtma.worker import ScriptedWorker, connected
 from toolbox_dtma.state import store
 from toolbox_dtma.state.files import StateCorrupt, read_record, write_record
 from toolbox_dtma.state.records import OwnerRecord

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.dtma_host import DtmaHost, code_of, eventually, grant_body, instance_body
-from support.dtma_worker import ScriptedWorker
+from support.dtma.host import DtmaHost, code_of, eventually, grant_body, instance_body
+from support.dtma.worker import ScriptedWorker
 from toolbox_dtma.link.framing import read_frame
 from toolbox_dtma.policy.process import LinuxProcesses, ProcessId
 from toolbox_dtma.settings import Timings
@@ -24,7 +24,7 @@ from toolbox_dtma.wire import GatewayFacts
 
 pytestmark = pytest.mark.component
 
-SCRIPT = Path(__file__).parents[2] / "support" / "dtma_worker.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "dtma" / "worker.py"
 TIMINGS = Timings(ack_deadline=3, worker_lost=20, first_sight=0.1, graceful_stop=1)
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Generator
 import httpx
 import pytest
 
-from support.gateway_world import World, running_world
-from support.mcp_servers import RealServer, ScriptedServer, real_server, scripted_server
+from support.gateway.mcp_servers import RealServer, ScriptedServer, real_server, scripted_server
+from support.gateway.world import World, running_world
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import socket
 import httpx
 import pytest
 
-from support.gateway_world import HOST, World, credential, eventually
-from support.mcp_http import request
-from support.mcp_servers import ScriptedServer
+from support.gateway.mcp_http import request
+from support.gateway.mcp_servers import ScriptedServer
+from support.gateway.world import HOST, World, credential, eventually
 
 pytestmark = pytest.mark.component
 

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from mcp.shared.exceptions import MCPError
 
-from support.gateway_world import Connection, World, restricted
-from support.mcp_http import MODERN, call, messages, open_session, request, sdk_client
-from support.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
+from support.gateway.mcp_http import MODERN, call, messages, open_session, request, sdk_client
+from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
+from support.gateway.world import Connection, World, restricted
 
 pytestmark = pytest.mark.component
 

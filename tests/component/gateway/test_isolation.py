@@ -8,9 +8,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway_world import World, by_outcome, credential, eventually, new_key_ring
-from support.mcp_http import RawSession, call, messages, open_session, request
-from support.mcp_servers import RealServer, ScriptedServer, Seen, json_answer
+from support.gateway.mcp_http import RawSession, call, messages, open_session, request
+from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer
+from support.gateway.world import World, by_outcome, credential, eventually, new_key_ring
 from toolbox_dtma.link.messages import Change, KeyRing
 
 pytestmark = pytest.mark.component

@@ -15,9 +15,9 @@ import pytest
 from aiohttp import web
 from mcp_types import TextContent
 
-from support.gateway_world import HOST, World, free_port
-from support.mcp_http import MODERN, call, messages, open_session, request, sdk_client
-from support.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
+from support.gateway.mcp_http import MODERN, call, messages, open_session, request, sdk_client
+from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
+from support.gateway.world import HOST, World, free_port
 
 pytestmark = pytest.mark.component
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway_world import Connection, World, credential, eventually, restricted
-from support.mcp_http import MODERN, call, open_session, request
-from support.mcp_servers import RealServer, ScriptedServer, Seen
+from support.gateway.mcp_http import MODERN, call, open_session, request
+from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
+from support.gateway.world import Connection, World, credential, eventually, restricted
 
 pytestmark = pytest.mark.component
 

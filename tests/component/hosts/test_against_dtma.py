@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from support.async_poll import until
-from support.dtma_host import DtmaHost
-from support.dtma_worker import ScriptedWorker, connected
-from support.operator_fakes import Asked, Leading
+from support.dtma.host import DtmaHost
+from support.dtma.worker import ScriptedWorker, connected
+from support.reconcilers.fakes import Asked, Leading
 from toolbox_dtma.wire import Credential, DesiredInstance, Grant, InstancePhase, ProblemCode, canonical_hash
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.domain.host import HostState, HostView

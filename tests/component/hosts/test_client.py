@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from support.certificates import CA_PEM
-from support.operator_fakes import Leading
+from support.reconcilers.fakes import Leading
 from toolbox_dtma.wire import (
     EPOCH_HEADER,
     HTTP_STATUS,

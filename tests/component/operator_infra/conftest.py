@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from support.fake_kube import FakeKube, rest_for, serving
+from support.reconcilers.fake_kube import FakeKube, rest_for, serving
 from toolbox_operator.kube.rest import KubeRest
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.fake_kube import FakeKube, failure
-from support.operator_fakes import Leading, body_of
+from support.reconcilers.fake_kube import FakeKube, failure
+from support.reconcilers.fakes import Leading, body_of
 from toolbox_operator.api.meta import Body, Key, Kind
 from toolbox_operator.kube.api import (
     SECRETS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from support.async_poll import until
-from support.operator_fakes import Leading
+from support.reconcilers.fakes import Leading
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.kube.api import Conflict, KubeError
 from toolbox_operator.metrics import Metrics

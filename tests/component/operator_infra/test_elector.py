@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from support.async_poll import until
-from support.fake_kube import FakeKube, failure
-from support.operator_fakes import ManualClock
+from support.reconcilers.fake_kube import FakeKube, failure
+from support.reconcilers.fakes import ManualClock
 from toolbox_operator.kube.elector import LEASE_NAME, Elector, LeadershipLost
 from toolbox_operator.kube.rest import KubeRest
 from toolbox_operator.runtime import Fenced, Timings

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from support.async_poll import until
-from support.fake_kube import FakeKube, failure
-from support.operator_fakes import Leading, ManualClock, body_of
+from support.reconcilers.fake_kube import FakeKube, failure
+from support.reconcilers.fakes import Leading, ManualClock, body_of
 from toolbox_operator.api.meta import Kind
 from toolbox_operator.kube.client import KubeClient
 from toolbox_operator.kube.recorder import BURST, MAX_NOTE, MAX_QUEUE, Recorder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.certificates import CA_PEM
-from support.operator_world import NS, World, world
+from support.reconcilers.world import NS, World, world
 from toolbox_operator.api.meta import ANNOTATION_ROTATE, Key, Kind
 from toolbox_operator.kube.api import CONNECTIONS, SECRETS, Refused
 

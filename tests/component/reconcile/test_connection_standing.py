@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from support.certificates import CA_PEM
-from support.operator_world import NS, World, world
+from support.reconcilers.world import NS, World, world
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.kube.api import MCP_SERVERS, SECRETS
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from support.memory_host import FakeHost
-from support.operator_world import NS, World, world
+from support.reconcilers.memory_host import FakeHost
+from support.reconcilers.world import NS, World, world
 from toolbox_dtma.wire import HostFacts, InstanceList
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.hosts.api import HostUnreachable

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.operator_world import NS, Crash, World, world
+from support.reconcilers.world import NS, Crash, World, world
 from toolbox_operator.api.meta import ANNOTATION_ROTATE, Key, Kind
 from toolbox_operator.kube.api import SECRETS
 

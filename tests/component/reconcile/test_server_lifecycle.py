@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.operator_world import NS, World, world
+from support.reconcilers.world import NS, World, world
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 from toolbox_operator.api.meta import (
     ANNOTATION_ABANDON,

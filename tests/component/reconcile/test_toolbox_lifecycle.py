@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from support.memory_host import Machine
-from support.operator_world import NS, World, world
+from support.reconcilers.memory_host import Machine
+from support.reconcilers.world import NS, World, world
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.kube.api import SECRETS

@@ -7,14 +7,14 @@ from collections.abc import Generator
 import pytest
 
 from localstack.quickstart import Target
-from support.server_troubles import Applied, apply_all
-from support.space import Space, opened
-from support.world import World
+from support.system.server_troubles import Applied, apply_all
+from support.system.space import Space, opened
+from support.system.world import World
 
 
 @pytest.fixture(scope="package")
 def space(world: World) -> Generator[Space]:
-    """The package's namespace; see `support.space.opened`."""
+    """The package's namespace; see `support.system.space.opened`."""
     with opened(world, objects_first=True) as found:
         yield found
 

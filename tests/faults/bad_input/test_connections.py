@@ -13,7 +13,7 @@ import pytest
 from localstack.kubernetes import Manifest
 from localstack.quickstart import Target
 from support.poll import until
-from support.space import Space
+from support.system.space import Space
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("good_server")]
 

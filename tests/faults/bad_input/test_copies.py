@@ -9,7 +9,7 @@ import pytest
 from localstack.kubernetes import Manifest
 from localstack.quickstart import Target
 from support.poll import until
-from support.space import Space
+from support.system.space import Space
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, FINALIZER_CLEANUP
 
 pytestmark = pytest.mark.faults

@@ -10,8 +10,8 @@ from localstack.kubernetes import Manifest
 from localstack.progress import SetupError
 from localstack.quickstart import Target
 from support import manifests
-from support.space import Space
-from support.spare_host import SpareHost
+from support.hosts.spare_host import SpareHost
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from localstack.quickstart import Target
+from support.hosts.spare_host import SpareHost
 from support.poll import until
-from support.space import SYSTEM, Space
-from support.spare_host import SpareHost
+from support.system.space import SYSTEM, Space
 
 pytestmark = pytest.mark.faults
 

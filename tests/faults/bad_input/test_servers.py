@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.poll import until
-from support.server_troubles import AFTER_A_WHILE, AT_ONCE, Applied, Trouble
+from support.system.server_troubles import AFTER_A_WHILE, AT_ONCE, Applied, Trouble
 
 pytestmark = pytest.mark.faults
 

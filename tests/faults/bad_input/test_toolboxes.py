@@ -13,9 +13,9 @@ from localstack.certificates import make_server_files
 from localstack.ports import free_port
 from localstack.quickstart import Target
 from support.certificates import CA_PEM
-from support.odd_hosts import odd_hosts
-from support.space import Space
-from support.spare_host import SpareHost
+from support.hosts.odd_hosts import odd_hosts
+from support.hosts.spare_host import SpareHost
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

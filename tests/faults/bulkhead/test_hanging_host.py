@@ -21,8 +21,8 @@ from localstack.registry import Registry
 from localstack.stack import Parts
 from support import manifests
 from support.poll import until
-from support.space import SYSTEM, TOOLBOX, toolbox_documents
-from support.world import World
+from support.system.space import SYSTEM, TOOLBOX, toolbox_documents
+from support.system.world import World
 
 pytestmark = pytest.mark.faults
 

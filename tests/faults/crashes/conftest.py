@@ -11,10 +11,10 @@ from localstack import images as example_images
 from localstack.docker import Engine
 from localstack.processes import Supervisor
 from localstack.registry import Registry
-from support.dtma_crash_enumeration import Scene
-from support.dtma_crash_host import CrashHost
-from support.dtma_crash_owner import Images
-from support.dtma_crash_world import Onlooker
+from support.dtma_crashes.enumeration import Scene
+from support.dtma_crashes.host import CrashHost
+from support.dtma_crashes.owner import Images
+from support.dtma_crashes.world import Onlooker
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 
 

@@ -11,8 +11,8 @@ import os
 
 import pytest
 
-from support.dtma_crash_enumeration import Enumeration, Scene
-from support.dtma_crash_owner import CONNECTIONS, DEPLOYMENT
+from support.dtma_crashes.enumeration import Enumeration, Scene
+from support.dtma_crashes.owner import CONNECTIONS, DEPLOYMENT
 
 pytestmark = [
     pytest.mark.faults,

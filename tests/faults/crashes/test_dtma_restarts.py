@@ -14,11 +14,11 @@ from itertools import chain, repeat
 import pytest
 
 from localstack.kubernetes import REPOSITORY
-from support.dtma_crash_agents import Agents
-from support.dtma_crash_enumeration import Scene, settled
-from support.dtma_crash_host import CrashHost
-from support.dtma_crash_owner import CREATE, DEPLOYMENT, Owner, Step
-from support.dtma_crash_world import Plain
+from support.dtma_crashes.agents import Agents
+from support.dtma_crashes.enumeration import Scene, settled
+from support.dtma_crashes.host import CrashHost
+from support.dtma_crashes.owner import CREATE, DEPLOYMENT, Owner, Step
+from support.dtma_crashes.world import Plain
 
 pytestmark = [
     pytest.mark.faults,

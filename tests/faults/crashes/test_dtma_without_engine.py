@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from support.dtma_crash_enumeration import Scene, settled
-from support.dtma_crash_owner import CREATE, NotYet, Owner
-from support.dtma_crash_world import Plain
+from support.dtma_crashes.enumeration import Scene, settled
+from support.dtma_crashes.owner import CREATE, NotYet, Owner
+from support.dtma_crashes.world import Plain
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_INSTANCE
 from toolbox_dtma.wire import EnvVar, InstancePhase, InstanceReason, ProblemCode

@@ -28,12 +28,12 @@ from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.progress import say
 from localstack.registry import Registry
-from support.crash_enumeration import Crashes, Reference, table
-from support.crash_launcher import launcher
-from support.crash_lives import Site, start
-from support.crash_world import crash_world
-from support.space import SYSTEM, toolbox_documents
-from support.witness import witness
+from support.operator_crashes.enumeration import Crashes, Reference, table
+from support.operator_crashes.launcher import launcher
+from support.operator_crashes.lives import Site, start
+from support.operator_crashes.world import crash_world
+from support.system.space import SYSTEM, toolbox_documents
+from support.system.witness import witness
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 

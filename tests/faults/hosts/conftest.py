@@ -15,11 +15,11 @@ from localstack.operator import Operator
 from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.stack import LocalStack
-from support.far_host import FarHost
-from support.far_toolbox import FarToolbox, attached
-from support.space import Space
-from support.witness import witness
-from support.world import World
+from support.hosts.far_host import FarHost
+from support.hosts.far_toolbox import FarToolbox, attached
+from support.system.space import Space
+from support.system.witness import witness
+from support.system.world import World
 
 SHORT = (
     "--timing=lease_duration=10",

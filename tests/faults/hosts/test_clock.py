@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from support import jumping_clock
-from support.far_host import FarHost
-from support.far_toolbox import FarToolbox, attached
+from support.hosts.far_host import FarHost
+from support.hosts.far_toolbox import FarToolbox, attached
 from support.poll import until
-from support.space import Space
+from support.system import jumping_clock
+from support.system.space import Space
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
 

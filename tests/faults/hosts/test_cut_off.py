@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localstack.quickstart import Target
-from support.far_toolbox import FarToolbox
+from support.hosts.far_toolbox import FarToolbox
 from support.poll import until
 
 pytestmark = pytest.mark.faults

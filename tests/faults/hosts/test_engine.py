@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.far_toolbox import FarToolbox
+from support.hosts.far_toolbox import FarToolbox
 from support.poll import until
 
 pytestmark = pytest.mark.faults

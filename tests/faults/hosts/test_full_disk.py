@@ -15,10 +15,10 @@ import pytest
 
 from localstack.kubernetes import REPOSITORY
 from localstack.processes import Supervisor
-from support.far_host import FarHost, Variation, resize
-from support.far_toolbox import FarToolbox, attached
+from support.hosts.far_host import FarHost, Variation, resize
+from support.hosts.far_toolbox import FarToolbox, attached
 from support.poll import until
-from support.space import Space
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from localstack.quickstart import Target
-from support import tiny_server
-from support.far_toolbox import FarToolbox
+from support.hosts import tiny_server
+from support.hosts.far_toolbox import FarToolbox
 from support.poll import until
 
 pytestmark = pytest.mark.faults

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from localstack.quickstart import Target
-from support import manifests, tiny_server
-from support.far_toolbox import FarToolbox, attached
+from support import manifests
+from support.hosts import tiny_server
+from support.hosts.far_toolbox import FarToolbox, attached
 from support.poll import until
-from support.space import Space
+from support.system.space import Space
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]

@@ -13,11 +13,11 @@ from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
 from localstack.stack import Parts
-from support import arena as arena_module
-from support import pair as pair_module
-from support.arena import Arena, Watched
-from support.pair import Pair
-from support.space import Space
+from support.system import arena as arena_module
+from support.system import pair as pair_module
+from support.system.arena import Arena, Watched
+from support.system.pair import Pair
+from support.system.space import Space
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def operator(shared_operator: Watched) -> Generator[Watched]:
 
 @pytest.fixture
 def space(arena: Arena, operator: Watched) -> Generator[Space]:
-    """A namespace of one test; see `support.arena.namespace`."""
+    """A namespace of one test; see `support.system.arena.namespace`."""
     with arena_module.namespace(arena) as found:
         try:
             yield found

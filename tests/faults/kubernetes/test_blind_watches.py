@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from support.api_proxy import Fail, Silence
-from support.arena import Watched, interrupt, on
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import Fail, Silence
+from support.system.arena import Watched, interrupt, on
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

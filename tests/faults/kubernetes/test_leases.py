@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 
 from localstack.quickstart import Target
-from support.api_proxy import Exchange
-from support.arena import Arena, on
-from support.kube_api import LEASE
-from support.pair import Candidate, Pair
+from support.kubernetes.api import LEASE
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import Exchange
+from support.system.arena import Arena, on
+from support.system.pair import Candidate, Pair
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

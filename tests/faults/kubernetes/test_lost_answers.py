@@ -7,10 +7,10 @@ import json
 import pytest
 
 from localstack.quickstart import Target
-from support.api_proxy import Lose, Refuse, Truncate
-from support.arena import Arena, Watched, on
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import Lose, Refuse, Truncate
+from support.system.arena import Arena, Watched, on
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from localstack.quickstart import Target
-from support.api_proxy import GONE, Answer, Fault
-from support.arena import Arena, Watched, interrupt, on
-from support.kube_api import GROUP_ROOT, PLURALS
+from support.kubernetes.api import GROUP_ROOT, PLURALS
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import GONE, Answer, Fault
+from support.system.arena import Arena, Watched, interrupt, on
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 
 from support import manifests
-from support.api_proxy import Cut, Exchange, Match, Refuse, Request, Slow
-from support.arena import Arena, Watched, interrupt, on
-from support.kube_api import ApiRefused, KubeApi, path_of
+from support.kubernetes.api import ApiRefused, KubeApi, path_of
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import Cut, Exchange, Match, Refuse, Request, Slow
+from support.system.arena import Arena, Watched, interrupt, on
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

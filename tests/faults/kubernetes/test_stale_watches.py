@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from support.api_proxy import GONE, Cut, Refuse, Silence
-from support.arena import Arena, Watched, interrupt, on
-from support.kube_api import path_of
+from support.kubernetes.api import path_of
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import GONE, Cut, Refuse, Silence
+from support.system.arena import Arena, Watched, interrupt, on
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

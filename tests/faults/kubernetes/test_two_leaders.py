@@ -14,12 +14,12 @@ import pytest
 
 from localstack.quickstart import Target
 from support import manifests
-from support.api_proxy import Exchange, Fault, Hold, Match, Request
-from support.arena import Arena, namespace, on
-from support.kube_api import path_of
-from support.pair import Candidate, Pair, of_epoch
+from support.kubernetes.api import path_of
 from support.poll import until
-from support.space import Space
+from support.proxies.faults import Exchange, Fault, Hold, Match, Request
+from support.system.arena import Arena, namespace, on
+from support.system.pair import Candidate, Pair, of_epoch
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

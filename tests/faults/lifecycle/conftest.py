@@ -7,13 +7,13 @@ from collections.abc import Generator
 
 import pytest
 
-from support.space import Space, opened
-from support.world import World
+from support.system.space import Space, opened
+from support.system.world import World
 
 
 @pytest.fixture(scope="package")
 def space(world: World) -> Generator[Space]:
-    """The package's namespace; see `support.space.opened`."""
+    """The package's namespace; see `support.system.space.opened`."""
     with opened(world, objects_first=True) as found:
         yield found
 

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from localstack.quickstart import Target
-from support import bad_servers
-from support.kube_api import Access, KubeApi, path_of
+from support.hosts.spare_host import SpareHost
+from support.kubernetes.api import Access, KubeApi, path_of
 from support.manifests import quick_server
 from support.poll import until
-from support.space import Space, opened
-from support.spare_host import SpareHost
+from support.system import bad_servers
+from support.system.space import Space, opened
 
 pytestmark = pytest.mark.faults
 

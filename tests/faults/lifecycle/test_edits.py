@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from localstack.quickstart import Target
-from support import bad_servers
-from support.kube_api import Access, KubeApi, path_of
+from support.kubernetes.api import Access, KubeApi, path_of
 from support.manifests import QUICK_SERVER
 from support.poll import until
-from support.space import Space
+from support.system import bad_servers
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

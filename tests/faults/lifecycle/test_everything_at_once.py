@@ -13,9 +13,9 @@ import yaml
 from localstack.kubernetes import Manifest
 from localstack.quickstart import Target
 from support import manifests
+from support.hosts.spare_host import SpareHost
 from support.poll import until
-from support.spare_host import SpareHost
-from support.world import World
+from support.system.world import World
 
 pytestmark = pytest.mark.faults
 

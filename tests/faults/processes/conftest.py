@@ -10,8 +10,8 @@ import pytest
 from localstack.host import Host, Settings
 from localstack.quickstart import Target
 from localstack.stack import LocalStack
-from support.space import SYSTEM, Space, opened, toolbox_documents
-from support.world import World
+from support.system.space import SYSTEM, Space, opened, toolbox_documents
+from support.system.world import World
 
 RIG = Target("Toolbox", SYSTEM, "tbx-rig")
 

@@ -7,10 +7,10 @@ import subprocess
 import pytest
 
 from localstack.quickstart import Target
-from support import rig
 from support.poll import until
-from support.space import Space
-from support.world import World
+from support.system import rig
+from support.system.space import Space
+from support.system.world import World
 from toolbox_dtma.engine.names import LABEL_INSTANCE, HostNames
 
 pytestmark = pytest.mark.faults

@@ -9,10 +9,10 @@ import pytest
 from localstack.host import Host
 from localstack.processes import Child
 from localstack.quickstart import Target
-from support import rig
 from support.manifests import QUICK_SERVER
 from support.poll import until
-from support.space import SYSTEM, Space
+from support.system import rig
+from support.system.space import SYSTEM, Space
 
 pytestmark = pytest.mark.faults
 

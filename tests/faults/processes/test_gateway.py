@@ -8,10 +8,10 @@ import signal
 import pytest
 
 from localstack.quickstart import Target
-from support import rig
 from support.poll import until
-from support.space import SYSTEM, Space
-from support.world import World
+from support.system import rig
+from support.system.space import SYSTEM, Space
+from support.system.world import World
 
 pytestmark = pytest.mark.faults
 

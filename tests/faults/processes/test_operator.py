@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from localstack.kubernetes import OPERATOR_NAMESPACE
-from support import rig
 from support.poll import until
-from support.space import Space
-from support.world import World
+from support.system import rig
+from support.system.space import Space
+from support.system.world import World
 
 pytestmark = pytest.mark.faults
 

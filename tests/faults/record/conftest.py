@@ -7,10 +7,10 @@ from collections.abc import Generator
 
 import pytest
 
-from support.background_proxy import BackgroundProxy
-from support.record_database import RecordDatabase
-from support.space import Space, opened
-from support.world import World
+from support.proxies.background_proxy import BackgroundProxy
+from support.system.record_database import RecordDatabase
+from support.system.space import Space, opened
+from support.system.world import World
 
 
 @pytest.fixture(scope="package")

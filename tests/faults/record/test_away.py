@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from support import rig
 from support.poll import until
-from support.record_database import RecordDatabase
-from support.space import Space
+from support.system import rig
+from support.system.record_database import RecordDatabase
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

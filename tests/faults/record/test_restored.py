@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from localstack.quickstart import Target
-from support import rig
 from support.poll import until
-from support.record_database import RecordDatabase
-from support.space import Space
+from support.system import rig
+from support.system.record_database import RecordDatabase
+from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 

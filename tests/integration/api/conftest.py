@@ -9,8 +9,8 @@ import pytest
 
 from localstack.kubernetes import Cluster
 from localstack.processes import Supervisor
-from support import crd_server
-from support.crd_api import Api, ClusterApi
+from support.crd import server as crd_server
+from support.crd.api import Api, ClusterApi
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from localstack.kubernetes import Cluster
-from support.crd_accepted_cases import ACCEPTED, AcceptedCase
-from support.crd_api import Api, collection
-from support.crd_cases import edited, valid
-from support.crd_checks import check_schema_case, check_status_survives, submit
-from support.crd_examples import EXAMPLES, load
-from support.crd_schema_cases import SCHEMA, SchemaCase
+from support.crd.accepted_cases import ACCEPTED, AcceptedCase
+from support.crd.api import Api, collection
+from support.crd.cases import edited, valid
+from support.crd.checks import check_schema_case, check_status_survives, submit
+from support.crd.examples import EXAMPLES, load
+from support.crd.schema_cases import SCHEMA, SchemaCase
 from toolbox_operator.api.meta import Kind
 
 pytestmark = pytest.mark.integration

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from support.crd_accepted_cases import ACCEPTED, AcceptedCase
-from support.crd_api import Api, collection
-from support.crd_checks import check_schema_case, check_status_survives, submit
-from support.crd_examples import EXAMPLES, load
-from support.crd_rule_cases import RULES, RuleCase
-from support.crd_schema_cases import SCHEMA, SchemaCase
+from support.crd.accepted_cases import ACCEPTED, AcceptedCase
+from support.crd.api import Api, collection
+from support.crd.checks import check_schema_case, check_status_survives, submit
+from support.crd.examples import EXAMPLES, load
+from support.crd.rule_cases import RULES, RuleCase
+from support.crd.schema_cases import SCHEMA, SchemaCase
 from toolbox_operator.api.meta import Kind
 
 # The first test may have to build the server.

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from localstack.docker import Engine
-from support.docker_images import busybox_image
-from support.engine_host import EngineHost
+from support.engine.host import EngineHost
+from support.engine.images import busybox_image
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from localstack.registry import Registry
-from support.docker_images import docker
-from support.engine_host import FAST, EngineHost, eventually, is_running
+from support.engine.host import FAST, EngineHost, eventually, is_running
+from support.engine.images import docker
 from toolbox_dtma.engine.api import EngineUnavailable
 from toolbox_dtma.engine.docker import RemovalBlocked
 from toolbox_dtma.wire import InstancePhase, InstanceReason

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.docker_images import command
-from support.engine_host import FAST, EngineHost, eventually
-from support.far_network import FarNetwork, far_network
+from support.engine.far_network import FarNetwork, far_network
+from support.engine.host import FAST, EngineHost, eventually
+from support.engine.images import command
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.docker_images import command, docker
-from support.engine_host import FAST, EngineHost, eventually, is_running
+from support.engine.host import FAST, EngineHost, eventually, is_running
+from support.engine.images import command, docker
 from toolbox_dtma.engine.api import Engine
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 from toolbox_dtma.wire import InstancePhase, InstanceReason

@@ -12,8 +12,8 @@ from localstack.docker import Engine
 from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
-from support.containers import Ground
-from support.installation import LABEL, Installation, install
+from support.install.containers import Ground
+from support.install.installation import LABEL, Installation, install
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from localstack.kubernetes import OPERATOR_NAMESPACE
-from support.containers import BEFORE, CONNECTION, NAMESPACE, SERVER, TOOLBOX, Ground, System, started
-from support.installation import Installation, Permission
+from support.install.containers import BEFORE, CONNECTION, NAMESPACE, SERVER, TOOLBOX, Ground, System, started
+from support.install.installation import Installation, Permission
 from support.poll import until
 
 pytestmark = [

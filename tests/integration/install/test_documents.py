@@ -15,8 +15,8 @@ import pytest
 from localstack import postgres as postgres_module
 from localstack.kubernetes import REPOSITORY
 from localstack.processes import Supervisor
-from support.containers import CONNECTION, NAMESPACE, SERVER, TOOLBOX, Ground, System, started
-from support.installation import install
+from support.install.containers import CONNECTION, NAMESPACE, SERVER, TOOLBOX, Ground, System, started
+from support.install.installation import install
 from support.poll import until
 
 pytestmark = [

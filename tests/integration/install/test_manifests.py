@@ -9,8 +9,8 @@ import yaml
 
 from delivery import manifests
 from localstack.kubernetes import OPERATOR_NAMESPACE
-from support.installation import Installation, rendered
-from support.pods import named, pod_of
+from support.install.installation import Installation, rendered
+from support.install.pods import named, pod_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.install]
 

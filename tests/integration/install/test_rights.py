@@ -9,7 +9,7 @@ import pytest
 
 from localstack.kubernetes import OPERATOR_NAMESPACE, Manifest
 from localstack.progress import SetupError
-from support.installation import ACCOUNT, Installation
+from support.install.installation import ACCOUNT, Installation
 from support.poll import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.install]

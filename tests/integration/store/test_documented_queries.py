@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.record import World, query, running, until_written
+from support.record.rows import World, query, running, until_written
 
 pytestmark = pytest.mark.integration
 

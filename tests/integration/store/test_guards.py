@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from support.record import CLUSTER, World, new_id, row_of
+from support.record.rows import CLUSTER, World, new_id, row_of
 from toolbox_operator.store.api import InstanceRow
 from toolbox_operator.store.apply import write_changes
 from toolbox_operator.store.connect import engine_for

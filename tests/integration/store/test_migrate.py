@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from support.record import World, query, row_of, running, until_written
+from support.record.rows import World, query, row_of, running, until_written
 from toolbox_operator.store.connect import engine_for
 from toolbox_operator.store.migrate import MIGRATION_LOCK, head, migrate
 from toolbox_operator.store.schema import GENERIC_CATALOG_ID, SCHEMA, metadata

@@ -11,8 +11,8 @@ import pytest
 
 from localstack import postgres as postgres_module
 from localstack.processes import Supervisor
-from support.record import CLUSTER, QUICK, Leader, World, query, row_of, running, until_written
-from support.tcp_proxy import Proxy, proxy_to
+from support.proxies.tcp_proxy import Proxy, proxy_to
+from support.record.rows import CLUSTER, QUICK, Leader, World, query, row_of, running, until_written
 from toolbox_operator.runtime import Fenced, SystemClock
 from toolbox_operator.store.api import Live
 from toolbox_operator.store.sql import Limits, SqlStore

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from support.record import World, query, running, until_written
+from support.record.rows import World, query, running, until_written
 from toolbox_operator.store.sql import DEFAULTS
 
 pytestmark = pytest.mark.integration

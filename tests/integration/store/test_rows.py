@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from support.record import CLUSTER, OTHER_CLUSTER, Leader, World, new_id, query, row_of, running, until_written
+from support.record.rows import CLUSTER, OTHER_CLUSTER, Leader, World, new_id, query, row_of, running, until_written
 from toolbox_operator.store.api import Live, agent_id
 
 pytestmark = pytest.mark.integration

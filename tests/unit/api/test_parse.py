@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from support.crd_accepted_cases import ACCEPTED, AcceptedCase
-from support.crd_cases import Manifest, as_read, edited, valid
-from support.crd_examples import EXAMPLES, load
-from support.crd_schema_cases import SCHEMA, SchemaCase
+from support.crd.accepted_cases import ACCEPTED, AcceptedCase
+from support.crd.cases import Manifest, as_read, edited, valid
+from support.crd.examples import EXAMPLES, load
+from support.crd.schema_cases import SCHEMA, SchemaCase
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.connection import AgentMCPConnectionStatus
 from toolbox_operator.api.mcpserver import EnvVar, MCPServerPhase, MCPServerSpec, MCPServerStatus, ToolStatus

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from support.crd_accepted_cases import ACCEPTED, AcceptedCase
-from support.crd_cases import RESOLVED, as_read, edited, valid
-from support.crd_rule_cases import RULES as CASES
-from support.crd_rule_cases import RuleCase
+from support.crd.accepted_cases import ACCEPTED, AcceptedCase
+from support.crd.cases import RESOLVED, as_read, edited, valid
+from support.crd.rule_cases import RULES as CASES
+from support.crd.rule_cases import RuleCase
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.connection import ResolvedConnection
 from toolbox_operator.api.meta import Kind

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.observed import UID, connection
+from support.reconcilers.observed import UID, connection
 from toolbox_operator.domain.credential import (
     TOKEN,
     Target,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.observed import server
+from support.reconcilers.observed import server
 from toolbox_operator.api.mcpserver import MCPServerSpec
 from toolbox_operator.domain.inputs import (
     Inputs,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.conditions import check_conditions
-from support.observed import HASH, UID, report, server, toolbox
+from support.reconcilers.observed import HASH, UID, report, server, toolbox
 from toolbox_dtma.wire import InstancePhase, InstanceReason, InstanceReport, InstanceState
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.mcpserver import MCPServerPhase, MCPServerStatus

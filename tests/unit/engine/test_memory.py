@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.engine_objects import candidate, container, desired_instance
+from support.engine.objects import candidate, container, desired_instance
 from toolbox_dtma.engine.failures import DockerRefused, bounded, create_failure, start_failure
 from toolbox_dtma.engine.images import Reference
 from toolbox_dtma.engine.ledger import Ledger

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from support.engine_objects import candidate, container
+from support.engine.objects import candidate, container
 from toolbox_dtma.engine.plan import Candidate, Do, Situation, decide, exit_message, matching
 from toolbox_dtma.wire import InstancePhase, InstanceReason, InstanceState
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.engine_objects import desired_instance
+from support.engine.objects import desired_instance
 from toolbox_dtma.engine.names import LABEL_GENERATION, LABEL_HOST, LABEL_SPEC_HASH, LABEL_UID, HostNames
 from toolbox_dtma.engine.spec import container_config, same_spec, spec_hash
 

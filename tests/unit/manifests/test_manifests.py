@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from localstack.kubernetes import REPOSITORY, Manifest, load_manifests
-from support.pods import arguments, breaks_restricted, named, pod_of, values
+from support.install.pods import arguments, breaks_restricted, named, pod_of, values
 from toolbox_operator import settings, wiring
 from toolbox_operator.kube import elector
 

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.operator_fakes import body_of, version
+from support.reconcilers.fakes import body_of, version
 from toolbox_operator.api.meta import LABEL_CONNECTION, Body, Key, Kind
 from toolbox_operator.kube.api import CONNECTIONS, SECRETS
 from toolbox_operator.kube.cache import EventType, ObjectCache, SecretCache

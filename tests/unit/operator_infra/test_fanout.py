@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.operator_fakes import Asked, body_of
+from support.reconcilers.fakes import Asked, body_of
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
 from toolbox_operator.kube.cache import ObjectCache
 from toolbox_operator.reconcile.fanout import FanOut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.operator_fakes import ManualClock, body_of
+from support.reconcilers.fakes import ManualClock, body_of
 from toolbox_operator.api.meta import Body, Kind
 from toolbox_operator.kube.freshness import WatchJudge
 

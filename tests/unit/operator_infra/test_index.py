@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.operator_fakes import body_of
+from support.reconcilers.fakes import body_of
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Key, Kind
 from toolbox_operator.kube.cache import ObjectCache
 from toolbox_operator.reconcile.index import Index

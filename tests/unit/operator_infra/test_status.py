@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from support.operator_fakes import body_of
+from support.reconcilers.fakes import body_of
 from toolbox_operator.api.conditions import Condition
 from toolbox_operator.api.meta import Kind
 from toolbox_operator.api.toolbox import ToolboxPhase, ToolboxStatus

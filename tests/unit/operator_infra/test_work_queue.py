@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from support.operator_fakes import ManualClock
+from support.reconcilers.fakes import ManualClock
 from toolbox_operator.api.meta import Key
 from toolbox_operator.reconcile.queue import WorkQueue
 from toolbox_operator.runtime import SystemClock

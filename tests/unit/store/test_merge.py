@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.record import CLUSTER, OTHER_CLUSTER, World, new_id
+from support.record.rows import CLUSTER, OTHER_CLUSTER, World, new_id
 from toolbox_operator.store.api import InstanceRow, agent_id
 from toolbox_operator.store.decide import Fence, Stored, decide
 from toolbox_operator.store.pending import Change, Closing

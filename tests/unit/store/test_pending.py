@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from support.record import CLUSTER, World, new_id
+from support.record.rows import CLUSTER, World, new_id
 from toolbox_operator.store.api import Live, Row
 from toolbox_operator.store.pending import Event, Pending
 from toolbox_operator.store.records import Kind, records_of

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from psycopg import errors as pg
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from support.record import CLUSTER, QUICK, Leader, World
-from support.record import running as running_store
+from support.record.rows import CLUSTER, QUICK, Leader, World
+from support.record.rows import running as running_store
 from toolbox_operator.runtime import SystemClock
 from toolbox_operator.store.api import Live, Record
 from toolbox_operator.store.apply import WrittenMeanwhile

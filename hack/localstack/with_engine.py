@@ -1,0 +1,48 @@
+"""Runs a command while a Docker engine is there: `python -m localstack.with_engine COMMAND …`.
+
+Test processes that run side by side share the machine's engine. Where none runs, none of them may own the one they
+start: it would end with the first of them.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from localstack import docker
+from localstack.progress import SetupError
+from localstack.stack import workspace
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command's exit code, as a shell gives it. SIGTERM is passed on; Ctrl-C reaches the command by itself."""
+    command = subprocess.Popen(argv)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        command.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = command.wait()
+    return code if code >= 0 else 128 - code
+
+
+def main(argv: Sequence[str]) -> int:
+    """Ensures the engine, and runs the command."""
+    if not argv:
+        print("usage: python -m localstack.with_engine COMMAND …", file=sys.stderr)
+        return 2
+    try:
+        with workspace() as supervisor:
+            docker.ensure(supervisor)
+            return run(argv)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

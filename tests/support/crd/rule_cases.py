@@ -1,0 +1,256 @@
+"""Mistakes that a rule refuses: by CEL on the API server and by the operator, with the same message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from support.crd.cases import CONNECTION, REMOVE, SERVER, SERVER_RESOLVED, TOOLBOX, Edits
+from toolbox_operator.api.connection import ResolvedConnection
+from toolbox_operator.api.meta import Kind
+from toolbox_operator.api.rules import Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCase:
+    """A mistake that a rule refuses.
+
+    With `before`, the object exists with those edits and is updated to have `edits`. `resolved` replaces the
+    recorded values the operator compares with. `cel` is False where no update can reach the rule on the API
+    server.
+    """
+
+    name: str
+    kind: Kind
+    edits: Edits
+    path: str
+    message: str
+    update: bool = False
+    resolved: Resolved | None = None
+    cel: bool = True
+    before: Edits = field(default_factory=dict[str, object])
+
+
+_SERVER_FIXED = "delete this MCPServer and create one"
+_NAME = "with at most 63 lower-case letters, digits and '-', without dots"
+_URL = "https, a host, no path and no credentials"
+_PATH = "write an absolute path such as /mcp, without '..', '//', escapes, query or fragment"
+_IMAGE = "write an image reference such as registry.example.com/team/server:1.4, the repository in lower case"
+
+RULES: tuple[RuleCase, ...] = (
+    RuleCase(
+        "a toolbox name with a dot", TOOLBOX, {"metadata.name": "tbx.one"}, "metadata.name", f"name the Toolbox {_NAME}"
+    ),
+    RuleCase(
+        "a server name of 64 characters",
+        SERVER,
+        {"metadata.name": "s" * 64},
+        "metadata.name",
+        f"name the MCPServer {_NAME}",
+    ),
+    RuleCase(
+        "a connection name with a dot",
+        CONNECTION,
+        {"metadata.name": "a.b"},
+        "metadata.name",
+        f"name the AgentMCPConnection {_NAME}",
+    ),
+    *(
+        RuleCase(
+            f"an endpoint {what}",
+            TOOLBOX,
+            {"spec.endpoint": url},
+            "spec.endpoint",
+            f"write a URL of the form https://203.0.113.10:30000: {_URL}",
+        )
+        for what, url in (
+            ("without TLS", "http://203.0.113.10:30000"),
+            ("without a scheme", "203.0.113.10:30000"),
+            ("with a path", "https://203.0.113.10:30000/v2"),
+            ("with credentials", "https://user:secret@203.0.113.10:30000"),
+            ("with an impossible port", "https://203.0.113.10:65536"),
+            ("that ends in a line break", "https://203.0.113.10:30000\n"),
+        )
+    ),
+    RuleCase(
+        "a gateway URL without TLS",
+        TOOLBOX,
+        {"spec.gatewayURL": "http://tbx-1.example.com"},
+        "spec.gatewayURL",
+        f"write a URL of the form https://toolbox.example.com:30443: {_URL}",
+    ),
+    RuleCase(
+        "a lease that is too short",
+        TOOLBOX,
+        {"spec.leaseDuration": "19s"},
+        "spec.leaseDuration",
+        "choose a duration from 20s to 1h",
+    ),
+    RuleCase(
+        "a lease that is too long",
+        TOOLBOX,
+        {"spec.leaseDuration": "1h0m1s"},
+        "spec.leaseDuration",
+        "choose a duration from 20s to 1h",
+    ),
+    RuleCase(
+        "a server without its port",
+        SERVER,
+        {"spec.port": REMOVE},
+        "spec.port",
+        "set spec.port to the port the server listens on",
+    ),
+    *(
+        RuleCase(f"an image {what}", SERVER, {"spec.image": image}, "spec.image", _IMAGE)
+        for what, image in (
+            ("in upper case", "registry.example.com/MCP-Time:1.4"),
+            ("with a scheme", "https://registry.example.com/mcp-time:1.4"),
+            ("with a space", "mcp-time :1.4"),
+            ("with an empty tag", "mcp-time:"),
+            ("with a short digest", "mcp-time@sha256:abcd"),
+        )
+    ),
+    *(
+        RuleCase(f"a path {what}", SERVER, {"spec.path": path}, "spec.path", _PATH)
+        for what, path in (
+            ("that is relative", "mcp"),
+            ("that climbs", "/a/../mcp"),
+            ("with an empty segment", "/a//mcp"),
+            ("with a query", "/mcp?x=1"),
+            ("with a fragment", "/mcp#x"),
+            ("with an escape", "/a%2fmcp"),
+            ("with a space", "/my mcp"),
+        )
+    ),
+    RuleCase(
+        "a variable without a value",
+        SERVER,
+        {"spec.env": [{"name": "TZ"}]},
+        "spec.env[0]",
+        "set exactly one of value and valueFrom",
+    ),
+    RuleCase(
+        "a variable with two values",
+        SERVER,
+        {
+            "spec.env": [
+                {"name": "A", "value": "1"},
+                {"name": "KEY", "value": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            ]
+        },
+        "spec.env[1]",
+        "set exactly one of value and valueFrom",
+    ),
+    RuleCase(
+        "a variable from nowhere",
+        SERVER,
+        {"spec.env": [{"name": "KEY", "valueFrom": dict[str, str]()}]},
+        "spec.env[0].valueFrom",
+        "set exactly one of secretKeyRef and configMapKeyRef",
+    ),
+    RuleCase(
+        "a variable from two places",
+        SERVER,
+        {
+            "spec.env": [
+                {
+                    "name": "KEY",
+                    "valueFrom": {
+                        "secretKeyRef": {"name": "s", "key": "k"},
+                        "configMapKeyRef": {"name": "c", "key": "k"},
+                    },
+                }
+            ]
+        },
+        "spec.env[0].valueFrom",
+        "set exactly one of secretKeyRef and configMapKeyRef",
+    ),
+    *(
+        RuleCase(
+            f"a memory limit {what}",
+            SERVER,
+            {"spec.resources.limits.memory": memory},
+            "spec.resources.limits.memory",
+            "choose a memory limit from 6Mi to 1024Ti",
+        )
+        for what, memory in (
+            ("that is too small", "6291455"),
+            ("without its unit", 256),
+            ("that is too large", "1025Ti"),
+        )
+    ),
+    RuleCase(
+        "a CPU limit that is too small",
+        SERVER,
+        {"spec.resources.limits.cpu": "9m"},
+        "spec.resources.limits.cpu",
+        "choose a CPU limit from 10m to 1000",
+    ),
+    RuleCase(
+        "a CPU limit that is too large",
+        SERVER,
+        {"spec.resources.limits.cpu": 1001},
+        "spec.resources.limits.cpu",
+        "choose a CPU limit from 10m to 1000",
+    ),
+    RuleCase(
+        "a server moved to another toolbox",
+        SERVER,
+        {"spec.toolboxRef.name": "tbx-2"},
+        "spec.toolboxRef",
+        f"the Toolbox of a server cannot change: {_SERVER_FIXED} that names the other Toolbox",
+        update=True,
+    ),
+    RuleCase(
+        "a server moved to a toolbox of another namespace",
+        SERVER,
+        {"spec.toolboxRef.namespace": "elsewhere"},
+        "spec.toolboxRef",
+        f"the Toolbox of a server cannot change: {_SERVER_FIXED} that names the other Toolbox",
+        update=True,
+    ),
+    RuleCase(
+        "a server that once had another transport",
+        SERVER,
+        {},
+        "spec.transport",
+        f"the transport of a server cannot change: {_SERVER_FIXED} with the other transport",
+        update=True,
+        resolved=SERVER_RESOLVED.model_copy(update={"transport": "stdio"}),
+        # The schema knows one transport only, so that no update can change it.
+        cel=False,
+    ),
+    RuleCase(
+        "a connection given to another agent",
+        CONNECTION,
+        {"spec.agent.name": "other-bot"},
+        "spec.agent",
+        "the agent of a connection cannot change: create another AgentMCPConnection for the other agent",
+        update=True,
+    ),
+    RuleCase(
+        "a connection pointed at another server",
+        CONNECTION,
+        {"spec.serverRef.name": "weather"},
+        "spec.serverRef",
+        "the server of a connection cannot change: create another AgentMCPConnection for the other server",
+        update=True,
+    ),
+    RuleCase(
+        "a connection whose Secret gets a name",
+        CONNECTION,
+        {"spec.secretName": "my-secret"},
+        "spec.secretName",
+        "the Secret of a connection cannot change its name: create another AgentMCPConnection",
+        update=True,
+    ),
+    RuleCase(
+        "a connection whose Secret loses its name",
+        CONNECTION,
+        {},
+        "spec.secretName",
+        "the Secret of a connection cannot change its name: create another AgentMCPConnection",
+        update=True,
+        before={"spec.secretName": "my-secret"},
+        resolved=ResolvedConnection(agent="research-bot", server="mcp-system/time", secret_name="my-secret"),
+    ),
+)
