@@ -112,6 +112,13 @@ def _observed(report: InstanceReport) -> list[Wanted]:
                 yes(ConditionType.DEPLOYED, Reason.STOPPED, "The container is stopped as specified."),
                 no(ConditionType.READY, Reason.STOPPED, "The server is stopped: set state to Running to start it."),
             ]
+        case InstancePhase.PENDING if observed.reason is InstanceReason.STOPPED:
+            message = with_saying("The server is about to stop.", observed.message)
+            return [
+                no(ConditionType.DEPLOYED, Reason.STOPPING, message),
+                no(ConditionType.READY, Reason.STOPPING, message),
+                reconciling(Reason.STOPPING, message),
+            ]
         case InstancePhase.STARTING | InstancePhase.READY:
             return [
                 yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified."),
@@ -132,7 +139,11 @@ def _observed(report: InstanceReport) -> list[Wanted]:
 def sentence(reason: InstanceReason, said: str) -> str:
     """What a host's reason means and what to do, then what the host itself said, if anything."""
     meaning = INSTANCES[reason][1]
-    ours = f"{meaning[0].upper()}{meaning[1:]}."
+    return with_saying(f"{meaning[0].upper()}{meaning[1:]}.", said)
+
+
+def with_saying(ours: str, said: str) -> str:
+    """A sentence of ours, then what the host itself said, if anything."""
     said = shorten(said.strip(), 512).rstrip(".")
     return f"{ours} The host says: {said}." if said else ours
 

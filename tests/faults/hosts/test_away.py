@@ -103,7 +103,7 @@ def test_what_is_edited_while_its_host_is_away_is_taken_over_when_it_returns(far
     assert far.refusal(connection) is None, "status says that it is not revoked yet, and it is not"
     assert far.host.containers(far.instance(server), running_only=True) == [before]
     far.host.heal()
-    far.world.await_status(connection, phase="Disconnected")
+    far.world.await_condition(connection, "Programmed", "False", "Inactive")
     assert far.refusal(connection) is not None
     far.world.await_condition(server, "Ready", "True")
     assert far.world.status(server)["serverInfo"]["version"] == "2"

@@ -18,10 +18,9 @@ from pathlib import Path
 from localstack.kubernetes import Manifest
 from support.dtma.host import DtmaHost, FakeEngine
 from support.dtma.worker import Answer, ScriptedWorker, connected
-from toolbox_dtma.engine.api import Seen
 from toolbox_dtma.link.messages import ProbeRequest, ProbeResult
 from toolbox_dtma.settings import Timings
-from toolbox_dtma.wire import ContainerReport, InstancePhase, InstanceReason, ProbeReport, ServerInfo, ToolSummary
+from toolbox_dtma.wire import ContainerReport, ProbeReport, ServerInfo, ToolSummary
 
 READY_FILE = "hosts.json"
 TOOLS = tuple(
@@ -37,38 +36,15 @@ STARTED = datetime(2026, 1, 1, tzinfo=UTC)
 class SimulatedEngine(FakeEngine):
     """Reports a container as Docker would."""
 
-    def show(
-        self,
-        instance_id: str,
-        *,
-        phase: InstancePhase = InstancePhase.STARTING,
-        reason: InstanceReason = InstanceReason.STARTING,
-        message: str = "",
-    ) -> None:
-        """Report the instance as it is now."""
+    def report(self, instance_id: str) -> ContainerReport:
         desired = self.wanted[instance_id].desired
-        incarnation = self.containers.get(instance_id)
-        container = ContainerReport(
+        return ContainerReport(
             name=f"mtb-{desired.name}-{instance_id[:8]}-12345678",
             id=instance_id.replace("-", "") * 2,
             image=desired.image,
             image_digest=f"sha256:{instance_id.replace('-', '') * 2}",
             state="running",
             started_at=STARTED,
-        )
-        assert self.listener is not None
-        self.listener(
-            instance_id,
-            Seen(
-                generation=desired.generation,
-                inputs_hash=desired.inputs_hash,
-                phase=phase,
-                reason=reason,
-                message=message,
-                container=container,
-                address="127.0.0.1" if incarnation else None,
-                incarnation=incarnation,
-            ),
         )
 
 

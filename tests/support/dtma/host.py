@@ -26,6 +26,7 @@ from toolbox_dtma.wire import (
     EPOCH_HEADER,
     HTTP_STATUS,
     OWNER_HEADER,
+    ContainerReport,
     EngineFacts,
     InstancePhase,
     InstanceReason,
@@ -122,10 +123,15 @@ class FakeEngine:
                 phase=phase,
                 reason=reason,
                 message=message,
+                container=self.report(instance_id),
                 address="127.0.0.1" if incarnation else None,
                 incarnation=incarnation,
             ),
         )
+
+    def report(self, instance_id: str) -> ContainerReport | None:
+        """The container as the engine would describe it; None: not at all."""
+        return None
 
     async def remove(self, instance_id: str) -> None:
         """Remove once `removable`, and only while available."""

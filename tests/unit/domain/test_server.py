@@ -110,6 +110,17 @@ def test_a_stopped_server_is_finished_and_neither_ready_nor_in_trouble() -> None
     assert {c.type for c in status.conditions} == {"Ready", "Accepted", "ResolvedRefs", "Deployed"}
 
 
+@pytest.mark.parametrize("said", ["Stopping the server.", "Unpausing, to stop the server."])
+def test_a_server_whose_process_still_runs_is_stopping_and_not_stopped(said: str) -> None:
+    found = report(InstancePhase.PENDING, InstanceReason.STOPPED, state=InstanceState.STOPPED, probe=None, message=said)
+    status = deployed_status(seen(found=found), HASH, NOW)
+    conditions = {condition.type: condition for condition in status.conditions}
+    assert status.phase is MCPServerPhase.PENDING
+    assert ready(status) == ("False", "Stopping")
+    assert (conditions["Deployed"].status, conditions["Reconciling"].reason) == ("False", "Stopping")
+    assert conditions["Ready"].message == f"The server is about to stop. The host says: {said}".rstrip(".") + "."
+
+
 def test_what_a_probe_told_stays_while_the_server_is_down() -> None:
     up = deployed_status(seen(found=report()), HASH, NOW)
     assert [tool.name for tool in up.tools] == ["t"]
