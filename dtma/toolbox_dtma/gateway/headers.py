@@ -6,6 +6,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 SESSION = "Mcp-Session-Id"
 CONNECTION = "Mcp-Toolbox-Connection"
+LAST_EVENT_ID = "Last-Event-ID"
 
 _UP = frozenset(
     {"content-type", "accept", "mcp-protocol-version", "mcp-method", "mcp-name", "traceparent", "tracestate"}
@@ -19,9 +20,14 @@ class HeaderRefused(Exception):
 
 
 def upstream_headers(
-    received: CIMultiDictProxy[str], *, connection: str, port: int, session: str | None
+    received: CIMultiDictProxy[str],
+    *,
+    connection: str,
+    port: int,
+    session: str | None,
+    last_event_id: str | None = None,
 ) -> CIMultiDict[str]:
-    """Headers for the server. Raises `HeaderRefused`."""
+    """Headers for the server; `session` and `last_event_id` are the server's own. Raises `HeaderRefused`."""
     headers = CIMultiDict[str]()
     for name, value in received.items():
         lower = name.lower()
@@ -35,6 +41,8 @@ def upstream_headers(
     headers[CONNECTION] = connection
     if session is not None:
         headers[SESSION] = session
+    if last_event_id is not None:
+        headers[LAST_EVENT_ID] = last_event_id
     return headers
 
 

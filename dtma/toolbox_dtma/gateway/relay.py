@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
+from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
@@ -45,6 +46,8 @@ class Call:
     body: bytes | None
     id: RpcId
     binding: Binding
+    session: str | None
+    """The server's id of the session that the request belongs to."""
     filter_lists: bool
     """Whether a JSON answer may hold lists that belong to it."""
     survives: bool
@@ -125,7 +128,7 @@ class Relay:
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
         if kind == "text/event-stream":
-            return await self._events(request, exchange, upstream, headers)
+            return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
             return await self._filtered(request, exchange, call, upstream, kind, headers)
         return await self._bytes(request, exchange, upstream, headers)
@@ -232,11 +235,13 @@ class Relay:
         self,
         request: web.BaseRequest,
         exchange: Exchange,
+        call: Call,
         upstream: aiohttp.ClientResponse,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
-        """Pass events on without their ids, held and filtered while policy is restricted."""
-        rewriter = SseRewriter()
+        """Pass events on with ids of this session, held and filtered while policy is restricted."""
+        session = upstream.headers.get(SESSION, call.session or "")
+        rewriter = SseRewriter(EventIds(lambda: self._state.sessions, call.binding, session).wrap)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         exchange.started = True
         await response.prepare(request)

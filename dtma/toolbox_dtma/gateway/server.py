@@ -11,8 +11,9 @@ from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway import parsing
 from toolbox_dtma.gateway.admission import Ask, admit
+from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
-from toolbox_dtma.gateway.headers import SESSION, HeaderRefused, upstream_headers
+from toolbox_dtma.gateway.headers import LAST_EVENT_ID, SESSION, HeaderRefused, upstream_headers
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
 from toolbox_dtma.gateway.parsing import Body, BodyRefused, RpcId
 from toolbox_dtma.gateway.policy import (
@@ -126,6 +127,7 @@ class Gateway:
             body=raw,
             id=id_,
             binding=binding,
+            session=session,
             filter_lists=needs_filter(body),
             survives=not modern and body.has_requests,
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
@@ -136,13 +138,15 @@ class Gateway:
         target = self._target(exchange, None)
         binding, session = self._session(request, exchange, target, None)
         exchange.listening = request.method == "GET"
+        last_event = self._last_event(request, binding, session) if exchange.listening else None
         return Call(
             method=request.method,
             target=target,
-            headers=self._headers(request, exchange, target, session, None),
+            headers=self._headers(request, exchange, target, session, None, last_event),
             body=None,
             id=None,
             binding=binding,
+            session=session,
             filter_lists=True,
             survives=False,
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
@@ -169,6 +173,18 @@ class Gateway:
             raise Refusal.rpc(404, "session", SESSION_NOT_FOUND, "Session not found; initialize again", id=id)
         return binding, upstream
 
+    def _last_event(self, request: web.BaseRequest, binding: Binding, session: str | None) -> str | None:
+        """The server's id of the event after which a stream is to go on, if the client names one."""
+        values = request.headers.getall(LAST_EVENT_ID, [])
+        if not any(values):
+            return None
+        ids = EventIds(lambda: self._state.sessions, binding, session or "")
+        event = ids.unwrap(values[0]) if len(values) == 1 else None
+        if event is None:
+            message = "Last-Event-ID is not of this session; connect again without it"
+            raise Refusal.rpc(400, "event-id", parsing.INVALID_REQUEST, message)
+        return event
+
     def _check_policy(self, body: Body, exchange: Exchange, *, modern: bool) -> None:
         tools = self._state.tools(exchange.admitted.grant.uid)
         if tools is None:
@@ -178,11 +194,21 @@ class Gateway:
             raise denied(denials, batch=body.batch, modern=modern)
 
     def _headers(
-        self, request: web.BaseRequest, exchange: Exchange, target: Target, session: str | None, id: RpcId
+        self,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        target: Target,
+        session: str | None,
+        id: RpcId,
+        last_event: str | None = None,
     ) -> CIMultiDict[str]:
         try:
             return upstream_headers(
-                request.headers, connection=exchange.admitted.grant.uid, port=target.route.port, session=session
+                request.headers,
+                connection=exchange.admitted.grant.uid,
+                port=target.route.port,
+                session=session,
+                last_event_id=last_event,
             )
         except HeaderRefused as refused:
             raise Refusal.rpc(400, "headers", parsing.INVALID_REQUEST, str(refused), id=id) from None

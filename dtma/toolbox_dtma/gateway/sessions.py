@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,19 +45,19 @@ class SessionIds:
     """Signs and verifies with one key ring."""
 
     def __init__(self, ring: KeyRing):
-        self._keys = {key.kid: _decode(key.secret) for key in ring.keys}
-        self._signing = ring.signing
+        self.keys: Mapping[str, bytes] = {key.kid: decode(key.secret) for key in ring.keys}
+        self.signing = ring.signing
         self._verified: dict[tuple[str, Binding], str] = {}
-        if self._signing not in self._keys:
+        if self.signing not in self.keys:
             raise ValueError("the signing key is not in the key ring")
 
     def sign(self, upstream_id: str, binding: Binding, issued_at: int) -> str:
         """The id for the client. `issued_at` is in Unix seconds. Raises `UpstreamIdUnusable`."""
         if not _UPSTREAM_ID.fullmatch(upstream_id):
             raise UpstreamIdUnusable("the server's session id is not 1 to 1024 visible ASCII characters")
-        fields = [*_bound(binding), upstream_id, issued_at]
-        head = f"{PREFIX}.{self._signing}.{_encode(json.dumps(fields, separators=(',', ':')).encode())}"
-        return f"{head}.{self._tag(self._signing, head)}"
+        fields = [*bound(binding), upstream_id, issued_at]
+        head = f"{PREFIX}.{self.signing}.{encode(json.dumps(fields, separators=(',', ':')).encode())}"
+        return f"{head}.{self._tag(self.signing, head)}"
 
     def verify(self, signed: str, binding: Binding) -> str | None:
         """The server's id, or None: unsigned, altered, signed for another binding, or by a key that is gone."""
@@ -69,31 +70,33 @@ class SessionIds:
 
     def _proven(self, signed: str, binding: Binding) -> str | None:
         parts = _PARTS.fullmatch(signed) if len(signed) <= MAX_SIGNED_CHARACTERS else None
-        if parts is None or parts[1] not in self._keys:
+        if parts is None or parts[1] not in self.keys:
             return None
         head, _, tag = signed.rpartition(".")
         # The tag is compared as text: other spellings of the same bytes are not ours.
         if not hmac.compare_digest(self._tag(parts[1], head), tag):
             return None
-        fields = cast("list[Any]", json.loads(_decode(parts[2])))
-        if fields[:-2] != _bound(binding):
+        fields = cast("list[Any]", json.loads(decode(parts[2])))
+        if fields[:-2] != bound(binding):
             return None
         return cast("str", fields[-2])
 
     def _tag(self, kid: str, head: str) -> str:
-        return _encode(hmac.digest(self._keys[kid], head.encode(), hashlib.sha256)[:TAG_BYTES])
+        return encode(hmac.digest(self.keys[kid], head.encode(), hashlib.sha256)[:TAG_BYTES])
 
 
-def _bound(binding: Binding) -> list[str]:
+def bound(binding: Binding) -> list[str]:
+    """The binding as what is signed has it."""
     return [binding.connection, binding.instance, binding.incarnation, binding.subject, binding.kind]
 
 
-def _encode(raw: bytes) -> str:
+def encode(raw: bytes) -> str:
+    """Base64url without padding."""
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _decode(text: str) -> bytes:
-    """Base64url without padding. Raises `ValueError`."""
+def decode(text: str) -> bytes:
+    """The inverse of `encode`. Raises `ValueError`."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:

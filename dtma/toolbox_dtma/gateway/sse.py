@@ -1,13 +1,19 @@
-"""Server-sent events on their way through: ids are removed, and events can be held until they are whole. Pure."""
+"""Server-sent events on their way through: ids are replaced, and events can be held until they are whole. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 _LINE_BYTES = 64
 """What keeping a line costs besides its bytes: short lines must not take many times the limit."""
+MAX_ID_LINE = 2048
+"""Bytes of an `id` line that are looked at; none as long can be resumed by."""
 _BOM = b"\xef\xbb\xbf"
+
+WrapId = Callable[[bytes], bytes]
+"""From the value of a server's `id` field to the one that the client gets; empty forbids to resume there."""
 
 
 class EventTooLarge(Exception):
@@ -16,7 +22,7 @@ class EventTooLarge(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HeldEvent:
-    """One whole event, without its id."""
+    """One whole event, its id replaced."""
 
     lines: tuple[bytes, ...]
     data: bytes | None
@@ -35,12 +41,13 @@ def _field(line: bytes) -> bytes:
 
 
 class SseRewriter:
-    """Reads a stream in any chunks. Line ends leave as LF; `id` fields never leave.
+    """Reads a stream in any chunks. Line ends leave as LF; `id` fields leave only as `wrap` makes them.
 
     While `hold` is false, bytes pass as they come; events begun while it is true are held until complete.
     """
 
-    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES):
+    def __init__(self, wrap: WrapId, max_event_bytes: int = MAX_EVENT_BYTES):
+        self._wrap = wrap
         self._max_event = max_event_bytes
         self._after_cr = False
         self._start: bytes | None = b""
@@ -50,7 +57,7 @@ class SseRewriter:
         self._head = b""
         """First bytes of a line while they could still become an id field."""
         self._line_known = False
-        self._dropping = False
+        self._in_id = False
         self._line = bytearray()
         self._lines: list[bytes] = []
         self._size = 0
@@ -100,15 +107,24 @@ class SseRewriter:
                 self._head = head
                 self._event_begun = True
                 return len(data)
-            self._dropping = head.startswith((b"id:", b"id\n"))
+            self._in_id = head.startswith((b"id:", b"id\n"))
             self._event_begun = head != b"\n"
             piece = self._head + data[position:stop]
             self._head = b""
         else:
             piece = data[position:stop]
         self._line_known = not complete
-        if not self._dropping:
+        if not self._in_id:
             out.append(piece)
+            return stop
+        # Beyond the limit the rest changes nothing: such an id is replaced by none.
+        self._line += piece[: MAX_ID_LINE + 1]
+        del self._line[MAX_ID_LINE + 1 :]
+        if complete:
+            line = bytes(self._line).removesuffix(b"\n")
+            self._line.clear()
+            if (wrapped := self._wrapped(line)) is not None:
+                out.append(wrapped + b"\n")
         return stop
 
     def _hold(self, data: bytes, position: int, out: list[bytes | HeldEvent]) -> int:
@@ -125,13 +141,22 @@ class SseRewriter:
         line = bytes(self._line)
         self._line.clear()
         if line:
-            if _field(line) != b"id":
-                self._lines.append(line)
+            kept = self._wrapped(line) if _field(line) == b"id" else line
+            if kept is not None:
+                self._lines.append(kept)
                 if len(self._lines) * _LINE_BYTES > self._max_event:
                     raise EventTooLarge(f"an event has more than {self._max_event // _LINE_BYTES} lines")
         else:
             out.append(self._event())
         return end + 1
+
+    def _wrapped(self, line: bytes) -> bytes | None:
+        """An `id` line as the client gets it; None if it has no effect by the specification of event streams."""
+        value = line[3:].removeprefix(b" ")
+        if b"\0" in value:
+            return None
+        wrapped = self._wrap(value) if value and len(line) <= MAX_ID_LINE else b""
+        return b"id: " + wrapped if wrapped else b"id"
 
     def _event(self) -> HeldEvent:
         values = [line[5:].removeprefix(b" ") for line in self._lines if _field(line) == b"data"]

@@ -127,17 +127,6 @@ async def test_other_statuses_of_a_server_are_passed_on(
     assert (answer.headers["Retry-After"], answer.headers["Allow"]) == ("9", "POST")
 
 
-async def test_event_ids_are_removed_from_every_stream(
-    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
-) -> None:
-    script.answer = raw_answer(b"id: 1\r\ndata:\r\n\r\nid:2\ndata: {}\n\n", "text/event-stream")
-    connection = gateway.connect(gateway.instance(script.port))
-    post = await http.post(connection.url, json=request("ping"), headers=connection.headers)
-    get = await http.get(connection.url, headers={**connection.headers, "Last-Event-ID": "1"})
-    assert post.content == get.content == b"data:\n\ndata: {}\n\n"
-    assert all(not seen.all("Last-Event-ID") for seen in script.seen)
-
-
 async def test_a_large_answer_streams_through_whole(
     gateway: World, script: ScriptedServer, http: httpx.AsyncClient
 ) -> None:

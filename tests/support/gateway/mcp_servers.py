@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from aiohttp import web
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.streamable_http import EventStore
 
 from support.gateway.world import HOST, LoopThread, eventually, free_port
 
@@ -58,11 +59,11 @@ class RealServer:
 
 
 @contextmanager
-def real_server(*, json_response: bool = False) -> Generator[RealServer]:
-    """An SDK server on loopback, in a thread."""
+def real_server(*, json_response: bool = False, events: EventStore | None = None) -> Generator[RealServer]:
+    """An SDK server on loopback, in a thread; with `events` its streams can be resumed."""
     server, begun = everyday_server()
     port = free_port()
-    app = server.streamable_http_app(json_response=json_response)
+    app = server.streamable_http_app(json_response=json_response, event_store=events)
     uvi = uvicorn.Server(
         uvicorn.Config(app, host=HOST, port=port, log_level="critical", ws="none", timeout_graceful_shutdown=1)
     )

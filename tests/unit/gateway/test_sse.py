@@ -1,4 +1,4 @@
-"""Event streams: ids go, everything else stays, however the bytes are cut."""
+"""Event streams: ids are replaced, everything else stays, however the bytes are cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolbox_dtma.gateway.sse import EventTooLarge, HeldEvent, SseRewriter
+from toolbox_dtma.gateway.sse import MAX_ID_LINE, EventTooLarge, HeldEvent, SseRewriter
 
 
 def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
@@ -20,16 +20,27 @@ def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
     return [*chunks, raw]
 
 
+def wrapped(value: bytes) -> bytes:
+    return b"<" + value + b">"
+
+
 def rewritten(chunks: list[bytes], *, hold: bool) -> bytes:
-    rewriter = SseRewriter()
+    rewriter = SseRewriter(wrapped)
     pieces = [piece for chunk in chunks for piece in rewriter.feed(chunk, hold=hold)]
     return b"".join(piece.render() if isinstance(piece, HeldEvent) else piece for piece in pieces)
 
 
 def reference(raw: bytes) -> bytes:
     """The whole stream at once, by the words of the specification."""
-    lines = re.split(rb"\r\n|\r|\n", raw.removeprefix(b"\xef\xbb\xbf"))
-    return b"\n".join(line for line in lines if line.partition(b":")[0] != b"id")
+    lines: list[bytes] = []
+    for line in re.split(rb"\r\n|\r|\n", raw.removeprefix(b"\xef\xbb\xbf")):
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field != b"id":
+            lines.append(line)
+        elif b"\0" not in value:
+            lines.append(b"id: " + wrapped(value) if value else b"id")
+    return b"\n".join(lines)
 
 
 ALPHABET = st.sampled_from(
@@ -57,42 +68,61 @@ def test_holding_equals_passing_once_events_are_complete(raw: bytes, sizes: list
 
 
 @given(STREAMS, SIZES, st.lists(st.booleans(), min_size=41, max_size=41))
-def test_no_id_leaves_when_holding_begins_or_ends_midway(raw: bytes, sizes: list[int], holds: list[bool]) -> None:
-    rewriter = SseRewriter()
+def test_no_id_of_the_servers_leaves_when_holding_begins_or_ends_midway(
+    raw: bytes, sizes: list[int], holds: list[bool]
+) -> None:
+    rewriter = SseRewriter(wrapped)
     out = b""
     for chunk, hold in zip([*cut(raw, sizes)[:40], b"\n\n"], holds, strict=False):
         for piece in rewriter.feed(chunk, hold=hold):
             out += piece.render() if isinstance(piece, HeldEvent) else piece
-    assert not [line for line in out.split(b"\n") if line.partition(b":")[0] == b"id"]
+    ids = [line for line in out.split(b"\n") if line.partition(b":")[0] == b"id"]
+    assert [line for line in ids if line != b"id" and not re.fullmatch(rb"id: <.+>", line, re.DOTALL)] == []
 
 
-def test_ids_are_removed_and_the_rest_stays() -> None:
+@pytest.mark.parametrize("hold", [False, True])
+def test_ids_are_replaced_and_the_rest_stays(hold: bool) -> None:
     raw = b": hi\r\nid: 7\revent: message\ndata: {}\nid\nretry: 5\nidentity: 1\n\n"
-    for hold in (False, True):
-        assert rewritten([raw], hold=hold) == b": hi\nevent: message\ndata: {}\nretry: 5\nidentity: 1\n\n"
+    expected = b": hi\nid: <7>\nevent: message\ndata: {}\nid\nretry: 5\nidentity: 1\n\n"
+    assert rewritten([raw], hold=hold) == expected
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_an_id_too_long_to_be_carried_back_takes_the_place_to_resume_from_away(hold: bool) -> None:
+    whole = b"id: " + b"x" * (MAX_ID_LINE - 4)
+    assert rewritten([whole, b"\ndata: 1\n\n"], hold=hold).startswith(b"id: <xxx")
+    for chunks in ([whole + b"x\ndata: 1\n\n"], [whole[:100], whole[100:], b"x" * 10_000, b"\ndata: 1\n\n"]):
+        assert rewritten(chunks, hold=hold) == b"id\ndata: 1\n\n"
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_an_id_that_the_wrapper_refuses_takes_the_place_to_resume_from_away(hold: bool) -> None:
+    pieces = SseRewriter(lambda _: b"").feed(b"id: 7\ndata: 1\n\n", hold=hold)
+    out = b"".join(piece.render() if isinstance(piece, HeldEvent) else piece for piece in pieces)
+    assert out == b"id\ndata: 1\n\n"
 
 
 def test_bytes_of_a_long_line_pass_before_it_ends() -> None:
-    rewriter = SseRewriter()
+    rewriter = SseRewriter(wrapped)
     assert rewriter.feed(b"data: " + b"x" * 100, hold=False) == [b"data: " + b"x" * 100]
     assert rewriter.feed(b"y", hold=False) == [b"y"]
 
 
 def test_data_lines_are_joined() -> None:
-    (event,) = SseRewriter().feed(b'data: {\ndata:"a"\ndata\ndata:  }\n\n', hold=True)
+    (event,) = SseRewriter(wrapped).feed(b'data: {\ndata:"a"\ndata\ndata:  }\n\n', hold=True)
     assert isinstance(event, HeldEvent)
     assert event.data == b'{\n"a"\n\n }'
     assert event.render(b"{}") == b"data: {}\n\n"
 
 
 def test_an_event_without_data_has_none() -> None:
-    (event,) = SseRewriter().feed(b": ping\n\n", hold=True)
+    (event,) = SseRewriter(wrapped).feed(b": ping\n\n", hold=True)
     assert isinstance(event, HeldEvent)
     assert event.data is None and event.render() == b": ping\n\n"
 
 
 def test_a_held_event_may_not_grow_without_end() -> None:
-    rewriter = SseRewriter(max_event_bytes=100)
+    rewriter = SseRewriter(wrapped, max_event_bytes=100)
     rewriter.feed(b"data: " + b"x" * 90 + b"\n\n", hold=True)
     rewriter.feed(b"data: " + b"x" * 90, hold=True)
     with pytest.raises(EventTooLarge):
@@ -100,7 +130,7 @@ def test_a_held_event_may_not_grow_without_end() -> None:
 
 
 def test_an_unfinished_held_event_is_known() -> None:
-    rewriter = SseRewriter()
+    rewriter = SseRewriter(wrapped)
     assert rewriter.feed(b"data: {}\n\ndata: {", hold=True)
     assert rewriter.unterminated
     rewriter.feed(b"}\n\n", hold=True)
@@ -108,7 +138,7 @@ def test_an_unfinished_held_event_is_known() -> None:
 
 
 def test_holding_begins_with_the_next_event() -> None:
-    rewriter = SseRewriter()
+    rewriter = SseRewriter(wrapped)
     assert rewriter.feed(b"data: 1\n", hold=False) == [b"data: 1\n"]
     first, second = rewriter.feed(b"\ndata: 2\n\n", hold=True)
     assert first == b"\n"
@@ -116,6 +146,6 @@ def test_holding_begins_with_the_next_event() -> None:
 
 
 def test_many_short_lines_count_for_the_memory_they_take() -> None:
-    rewriter = SseRewriter(1024 * 1024)
+    rewriter = SseRewriter(wrapped, 1024 * 1024)
     with pytest.raises(EventTooLarge):
         rewriter.feed(b"x\n" * 100_000, hold=True)
