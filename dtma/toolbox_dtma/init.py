@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from toolbox_dtma import pki
-from toolbox_dtma.link.messages import KeyRing, SigningKey
 from toolbox_dtma.state.files import ensure_folder, read_record, write_atomic, write_record
-from toolbox_dtma.state.records import HostRecord, KeyRingRecord
+from toolbox_dtma.state.keyring import first_ring
+from toolbox_dtma.state.records import HostRecord
 
 _LABEL = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 _DNS_NAME = re.compile(r"^(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$")
@@ -65,7 +65,7 @@ def init(options: InitOptions, *, now: Callable[[], datetime]) -> str:
     ca = _authority(options.state_dir, record.host_id, now())
     token = _kept(options.state_dir / "token", lambda: secrets.token_urlsafe(32).encode())
     _kept(options.state_dir / "spec.key", lambda: base64.b64encode(secrets.token_bytes(32)))
-    _keyring(options.state_dir / "keyring.json")
+    _keyring(options.state_dir / "keyring.json", now())
     _server_certificate(options.state_dir, ca, options.addresses, now(), owner=None)
     _gateway_folder(options, ca, uid, gid, now())
     return manifest(options, token=token.decode().strip(), ca=ca.certificate.decode())
@@ -159,10 +159,9 @@ def _authority(folder: Path, host_id: str, now: datetime) -> pki.KeyPair:
     return pair
 
 
-def _keyring(path: Path) -> None:
+def _keyring(path: Path, now: datetime) -> None:
     if not path.exists():
-        key = SigningKey(kid="k1", secret=base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode())
-        write_record(path, KeyRingRecord(keyring=KeyRing(signing=key.kid, keys=(key,))))
+        write_record(path, first_ring(now))
 
 
 def _server_certificate(

@@ -44,6 +44,13 @@ class Timings(BaseModel):
     """After this long a worker without a socket counts as refusing everything: its own 30 s, and a margin."""
     hello_deadline: Seconds = 5.0
 
+    key_lifetime: Seconds = 86_400.0
+    """How long one key signs session ids."""
+    key_kept: Seconds = 7 * 86_400.0
+    """How long it verifies them after that: a session older than this has to begin anew."""
+    key_retry: Seconds = 60.0
+    """Pause after a key ring that could not be written."""
+
     heartbeat: Seconds = 10.0
     request_head: Seconds = 10.0
     """How long a connection to the management API may take from its start, or the first byte, to a whole head."""

@@ -16,6 +16,7 @@ from toolbox_dtma.link.messages import Change
 from toolbox_dtma.management.events import EventLog
 from toolbox_dtma.management.grants import Grants
 from toolbox_dtma.management.instances import Instances
+from toolbox_dtma.management.keys import Keys
 from toolbox_dtma.management.owners import Owners, Reader, Writer
 from toolbox_dtma.management.prober import Prober
 from toolbox_dtma.management.problems import Refused
@@ -72,7 +73,7 @@ class Service:
         self.owners = Owners(state)
         self.events = EventLog(state.boot_id, max_events=bounds.event_count, max_bytes=bounds.event_bytes)
         self.policy = PolicyServer(
-            keyring=state.keyring,
+            keyring=state.keyring.keyring,
             first_revision=state.boot_id * REVISIONS_PER_BOOT,
             socket_path=Path(state.host.runtime_dir) / SOCKET_NAME,
             gateway_uid=state.host.gateway_uid,
@@ -85,6 +86,7 @@ class Service:
             clock=clock,
             observe_ack=self.metrics.ack,
         )
+        self._keys = Keys(state, self.policy, timings)
         revocations = Revocations(self.policy)
         self.grants = Grants(
             state=state, owners=self.owners, policy=self.policy, revocations=revocations, events=self.events
@@ -130,6 +132,7 @@ class Service:
                 group.create_task(self.policy.run(started=listening), name="policy")
                 group.create_task(self._prober.run(self.instances), name="prober")
                 group.create_task(self._follow_gateway(), name="gateway")
+                group.create_task(self._keys.run(), name="keys")
                 await listening.wait()
                 self.ready.set()
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -98,6 +98,10 @@ class KeyRingRecord(Record):
     """`keyring.json`: keys of the session ids."""
 
     keyring: KeyRing
+    signing_since: datetime = datetime.fromtimestamp(0, UTC)
+    """When the signing key began to sign; files of before keys were renewed do not say it."""
+    retired: dict[str, datetime] = {}
+    """When each key ceased to sign, by its kid. One that is not here and does not sign has yet to begin."""
 
 
 class WorkerRecord(BaseModel):

@@ -100,7 +100,7 @@ class State:
         for name in ("owners", "instances", "probed", "grants", "tombstones"):
             ensure_folder(folder / name)
         self.host = read_record(folder / "host.json", HostRecord)
-        self.keyring = read_record(folder / "keyring.json", KeyRingRecord).keyring
+        self.keyring = read_record(folder / "keyring.json", KeyRingRecord)
         self.owners = self._load("owners", OwnerRecord, lambda record: record.owner)
         self.instances = self._load("instances", InstanceRecord, lambda record: record.id)
         self.grants = self._load("grants", GrantRecord, lambda record: record.uid)
@@ -223,6 +223,15 @@ class Commit:
             state.config = record
 
         await self._do(lambda: write_record(state.folder / "config.json", record), apply)
+
+    async def put_keyring(self, record: KeyRingRecord) -> None:
+        """Replace the key ring."""
+        state = self._state
+
+        def apply() -> None:
+            state.keyring = record
+
+        await self._do(lambda: write_record(state.folder / "keyring.json", record), apply)
 
     async def put_workers(self, record: WorkersRecord) -> None:
         """Replace the list of worker processes that hold policy."""
