@@ -29,7 +29,12 @@ def closed(far: FarToolbox, table: str, id_: str) -> str:
 def gone(far: FarToolbox, *targets: Target) -> None:
     """Waits until objects are gone."""
     for target in targets:
-        until(f"{target.resource} gone", lambda target=target: far.world.find(target) is None, seconds=60)
+        until(
+            f"{target.resource} gone",
+            lambda target=target: far.world.find(target),
+            lambda found: found is None,
+            seconds=60,
+        )
 
 
 def test_what_is_deleted_while_its_host_is_away_stays_until_the_host_was_told(far: FarToolbox) -> None:
@@ -103,7 +108,7 @@ def test_what_is_edited_while_its_host_is_away_is_taken_over_when_it_returns(far
     assert far.refusal(connection) is None, "status says that it is not revoked yet, and it is not"
     assert far.host.containers(far.instance(server), running_only=True) == [before]
     far.host.heal()
-    far.world.await_condition(connection, "Programmed", "False", "Inactive")
+    far.world.await_condition(connection, "Programmed", "True")
     assert far.refusal(connection) is not None
     far.world.await_condition(server, "Ready", "True")
     assert far.world.status(server)["serverInfo"]["version"] == "2"

@@ -51,7 +51,7 @@ def test_a_stopped_docker_holds_up_its_own_host_only(far: FarToolbox) -> None:
     assert far.world.condition(elsewhere, "Ready")["lastTransitionTime"] == since
     far.host.engine.start()
     far.world.await_condition(server, "Ready", "True")
-    until("gone", lambda: far.world.find(leaving) is None, seconds=60)
+    until("gone", lambda: far.world.find(leaving), lambda found: found is None, seconds=60)
     assert far.host.containers(running_only=True) == [far.container(server)]
 
 

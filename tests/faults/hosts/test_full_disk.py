@@ -142,6 +142,6 @@ def test_a_host_that_cannot_write_its_state_says_so_and_keeps_what_it_has(
     small.world.await_condition(late, "Ready", "True", seconds=60)
     small.world.await_status(connection, phase="Disconnected")
     assert small.refusal(connection) is not None
-    until("gone", lambda: small.world.find(leaving) is None, seconds=60)
+    until("gone", lambda: small.world.find(leaving), lambda found: found is None, seconds=60)
     small.world.await_condition(running, "Ready", "True")
     assert len(small.host.containers(running_only=True)) == 2

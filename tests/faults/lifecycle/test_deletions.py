@@ -164,7 +164,7 @@ def test_a_deleted_toolbox_waits_for_its_servers_and_names_them(space: Space, sp
     assert world.refusal(space.secret("to-last-guest"), "echo", {}) is None, "nothing is taken away before its time"
     space.kubectl("delete", "secret", "retiring", "--wait=false")
     space.delete(server)
-    until("gone", lambda: world.find(toolbox) is None)
+    until("gone", lambda: world.find(toolbox), lambda found: found is None)
     until("its Secret too", lambda: world.secret(space.namespace, "retiring") is None)
     assert left(space, spare_host.label) == []
     space.delete(connection)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from localstack.kubernetes import OPERATOR_NAMESPACE
+from localstack.quickstart import Target
 from support.poll import until
 from support.system import rig
 from support.system.space import Space
 from support.system.world import World
+from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID
 
 pytestmark = pytest.mark.faults
 
@@ -20,6 +22,11 @@ pytestmark = pytest.mark.faults
 def lease(world: World) -> dict[str, Any]:
     found = world.stack.parts.cluster.get("leases.coordination.k8s.io", "-n", OPERATOR_NAMESPACE)["items"]
     return found[0]["spec"]
+
+
+def annotations_of(world: World, target: Target) -> dict[str, str]:
+    found = world.find(target)
+    return {} if found is None else found["metadata"].get("annotations") or {}
 
 
 def test_what_people_did_while_two_operators_in_a_row_were_killed_is_done_by_the_third(space: Space) -> None:
@@ -66,6 +73,8 @@ def test_an_operator_that_is_stopped_during_a_reconcile_ends_it_and_hands_over_a
     os.kill(dtma.pid, signal.SIGSTOP)
     try:
         slow = rig.server(space, "slow")
+        # Whoever has written its instance id goes on to tell the host in the same breath.
+        until("its instance id written", lambda: annotations_of(world, slow).get(ANNOTATION_INSTANCE_ID))
         until(
             "a reconcile under way",
             lambda: rig.metric(world, "magic_toolbox_reconciles_running", kind="MCPServer"),
