@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from toolbox_dtma.engine.api import Seen
+from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import (
     DesiredInstance,
@@ -35,7 +36,7 @@ class Probed:
     """A conversation that worked."""
 
     report: ProbeReport
-    surface: tuple[str, ...]
+    surface: Surface
 
 
 @dataclass(frozen=True, slots=True)

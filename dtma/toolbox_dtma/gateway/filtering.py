@@ -1,13 +1,15 @@
-"""Tool lists on their way to a restricted connection, recognised by shape and cut without touching the rest. Pure."""
+"""Lists on their way to a restricted connection, recognised by shape and cut without touching the rest. Pure."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from toolbox_dtma.gateway.strictjson import DECODER, NotJson, Repeated
+from toolbox_dtma.gateway.view import View
 
 MAX_TTL_MS = 5000
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -16,22 +18,42 @@ _CACHE_MEMBERS = ("cacheScope", "ttlMs")
 Exposes = Callable[[str], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A kind of list: the member of `result` that holds it, and the member of its elements that names them."""
+
+    member: str
+    name: str
+    exposes: Exposes
+
+
+def listings(view: View) -> tuple[Listing, ...]:
+    """The lists in which something is hidden."""
+    kinds = (
+        ("tools", "name", view.tools),
+        ("prompts", "name", view.prompts),
+        ("resources", "uri", view.resources),
+        ("resourceTemplates", "uriTemplate", view.resources),
+    )
+    return tuple(Listing(member, name, names.exposes) for member, name, names in kinds if names.restricted)
+
+
 class Undecidable(Exception):
-    """Whether a hidden tool is inside cannot be told, so none of it may leave."""
+    """Whether something hidden is inside cannot be told, so none of it may leave."""
 
 
-def filter_lists(raw: bytes, exposes: Exposes) -> bytes:
-    """The JSON document `raw` without the tools that `exposes` refuses.
+def filter_lists(raw: bytes, hidden: tuple[Listing, ...]) -> bytes:
+    """The JSON document `raw` without what `hidden` does not expose.
 
-    Looks at a message, or each message of an array; what holds no array `result.tools` stays byte for byte.
+    Looks at a message, or each message of an array; what holds no such array in `result` stays byte for byte.
     Raises `Undecidable` for anything that is not one JSON document.
     """
-    if b"tools" not in raw and b"\\u" not in raw and b"\0" not in raw:
+    if b"\\u" not in raw and b"\0" not in raw and not any(each.member.encode() in raw for each in hidden):
         # Without an escape and without UTF-16 there is no other spelling of the member: nothing to decide.
         return raw
     try:
         text = raw.decode()
-        cutter = _Cutter(text, exposes)
+        cutter = _Cutter(text, hidden)
         end = cutter.document(_skip(text, 0))
     except (UnicodeDecodeError, json.JSONDecodeError, NotJson, StopIteration, RecursionError) as error:
         raise Undecidable(f"not JSON: {type(error).__name__}") from None
@@ -55,14 +77,14 @@ def _skip(text: str, position: int) -> int:
 
 
 class _Cutter:
-    """Walks a document down to its tools, decoding every value once. Positions are indexes into the text.
+    """Walks a document down to its lists, decoding every value once. Positions are indexes into the text.
 
     Each method takes the position of a value and returns the one after it.
     """
 
-    def __init__(self, text: str, exposes: Exposes):
+    def __init__(self, text: str, hidden: tuple[Listing, ...]):
         self._text = text
-        self._exposes = exposes
+        self._hidden = {each.member: each for each in hidden}
         self.edits: list[tuple[int, int, str]] = []
         """(start, end, replacement) of every `result` that changes, in order."""
 
@@ -97,11 +119,12 @@ class _Cutter:
         def member(position: int) -> int:
             nonlocal is_list
             key, begin = self._key(position)
-            if key == "tools":
+            listing = self._hidden.get(key)
+            if listing is not None:
                 _once(key, seen)
-                is_list = self._text[begin : begin + 1] == "["
-            if key == "tools" and is_list:
-                shown, end = self._tools(begin)
+            if listing is not None and self._text[begin : begin + 1] == "[":
+                is_list = True
+                shown, end = self._shown(begin, listing)
                 kept.append(f"{json.dumps(key)}:[{','.join(shown)}]")
             else:
                 values[key], end = self._decode(begin)
@@ -117,13 +140,13 @@ class _Cutter:
             self.edits.append((start, end, "{" + ",".join(kept) + "}"))
         return end
 
-    def _tools(self, start: int) -> tuple[list[str], int]:
-        """The texts of the tools that may be seen, and the position after the array."""
+    def _shown(self, start: int, listing: Listing) -> tuple[list[str], int]:
+        """The texts of the elements that may be seen, and the position after the array."""
         shown: list[str] = []
 
         def element(position: int) -> int:
-            tool, end = self._decode(position)
-            if _is_exposed(tool, self._exposes):
+            found, end = self._decode(position)
+            if _is_exposed(found, listing):
                 shown.append(self._text[position:end])
             return end
 
@@ -172,8 +195,8 @@ def _ttl(value: Any) -> int:
     return int(min(value, MAX_TTL_MS))
 
 
-def _is_exposed(tool: Any, exposes: Exposes) -> bool:
-    if not isinstance(tool, dict) or isinstance(tool, Repeated):
+def _is_exposed(element: Any, listing: Listing) -> bool:
+    if not isinstance(element, dict) or isinstance(element, Repeated):
         return False
-    name = cast("dict[str, Any]", tool).get("name")
-    return isinstance(name, str) and exposes(name)
+    name = cast("dict[str, Any]", element).get(listing.name)
+    return isinstance(name, str) and listing.exposes(name)

@@ -18,10 +18,16 @@ class Rule(Enum):
     """Forwarded."""
     CALL = "call"
     """`params.name` must be an exposed tool."""
+    PROMPT = "prompt"
+    """`params.name` must be an exposed prompt."""
+    READ = "read"
+    """`params.uri` must be an exposed resource."""
+    LISTEN = "listen"
+    """Every URI of `params.notifications.resourceSubscriptions` must be an exposed resource."""
     LIST = "list"
     """Forwarded; the answer is filtered."""
     COMPLETE = "complete"
-    """`params.ref` must be of a kind that is not a tool."""
+    """`params.ref` must be an exposed prompt or resource."""
     REFUSED = "refused"
     """Refused for everybody: the answer would show other connections' doings."""
 
@@ -33,15 +39,15 @@ KNOWN_REQUESTS: dict[str, Rule] = {
     "logging/setLevel": Rule.PLAIN,
     "tools/call": Rule.CALL,
     "tools/list": Rule.LIST,
-    "prompts/get": Rule.PLAIN,
+    "prompts/get": Rule.PROMPT,
     "prompts/list": Rule.LIST,
-    "resources/read": Rule.PLAIN,
+    "resources/read": Rule.READ,
     "resources/list": Rule.LIST,
     "resources/templates/list": Rule.LIST,
-    "resources/subscribe": Rule.PLAIN,
-    "resources/unsubscribe": Rule.PLAIN,
+    "resources/subscribe": Rule.READ,
+    "resources/unsubscribe": Rule.READ,
     "completion/complete": Rule.COMPLETE,
-    "subscriptions/listen": Rule.PLAIN,
+    "subscriptions/listen": Rule.LISTEN,
     "tasks/get": Rule.PLAIN,
     "tasks/result": Rule.PLAIN,
     "tasks/update": Rule.PLAIN,

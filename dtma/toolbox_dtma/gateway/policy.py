@@ -19,37 +19,13 @@ from toolbox_dtma.gateway.methods import (
 )
 from toolbox_dtma.gateway.parsing import Body, Kind, RpcId, RpcMessage
 from toolbox_dtma.gateway.strictjson import Repeated
-from toolbox_dtma.wire import NameFilter
+from toolbox_dtma.gateway.view import View
 
 METHOD_NOT_FOUND = -32601
 DENIED = -32602
 HEADER_MISMATCH = -32020
 
 _BASE64_VALUE = re.compile(r"=\?base64\?(.*)\?=")
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """The tools that a connection sees of an instance."""
-
-    filters: tuple[NameFilter, ...]
-    surface: frozenset[str] | None
-    """Names of the last probe; None before the first."""
-
-    @property
-    def restricted(self) -> bool:
-        """Whether anything is hidden by the form of the filters, not by what they happen to match."""
-        return not all(f.unrestricted for f in self.filters)
-
-    def allow(self, name: str) -> bool:
-        """Whether a tool may be called and seen. A restricted name must also be one of the surface, byte for byte."""
-        if not self.restricted:
-            return True
-        return self.surface is not None and name in self.surface and self.exposes(name)
-
-    def exposes(self, name: str) -> bool:
-        """Whether every filter allows the name, probed or not: what a list may show."""
-        return all(f.allows(name) for f in self.filters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +39,9 @@ class Denial:
     """Whether the element is a request, to which an error can be addressed."""
 
 
-def decide(body: Body, tools: Tools) -> tuple[Denial, ...]:
+def decide(body: Body, view: View) -> tuple[Denial, ...]:
     """Denials for a body; none means it may be forwarded. One denied element refuses all."""
-    verdicts = [_verdict(message, tools) for message in body.messages]
+    verdicts = [_verdict(message, view) for message in body.messages]
     if not any(verdicts):
         return ()
     return tuple(
@@ -79,26 +55,55 @@ def decide(body: Body, tools: Tools) -> tuple[Denial, ...]:
     )
 
 
-def _verdict(message: RpcMessage, tools: Tools) -> tuple[int, str] | None:
+def _verdict(message: RpcMessage, view: View) -> tuple[int, str] | None:
     if message.kind is not Kind.REQUEST:
         return None
     rule = KNOWN_REQUESTS.get(message.method)
     if rule is Rule.REFUSED:
         return METHOD_NOT_FOUND, f"{message.method} is not available through this gateway"
-    if not tools.restricted:
+    if not view.restricted:
         return None
     if rule is None:
         return METHOD_NOT_FOUND, "this connection may only use methods that its policy knows"
-    if rule is Rule.CALL:
-        name = (message.params or {}).get("name")
-        if not isinstance(name, str) or not tools.allow(name):
+    params = message.params or {}
+    match rule:
+        case Rule.CALL if not view.tools.allow(params.get("name")):
             return DENIED, "this connection may not call that tool"
-    if rule is Rule.COMPLETE:
-        ref: Any = (message.params or {}).get("ref")
-        kind = cast("Mapping[str, Any]", ref).get("type") if isinstance(ref, dict) else None
-        if isinstance(ref, Repeated) or kind not in ("ref/prompt", "ref/resource"):
+        case Rule.PROMPT if not view.prompts.allow(params.get("name")):
+            return DENIED, "this connection may not use that prompt"
+        case Rule.READ if not view.resources.allow_uri(params.get("uri")):
+            return DENIED, "this connection may not use that resource"
+        case Rule.COMPLETE:
+            return _completion(params.get("ref"), view)
+        case Rule.LISTEN if not _may_listen(params.get("notifications"), view):
+            return DENIED, "this connection may not use one of those resources"
+        case _:
+            return None
+
+
+def _completion(ref: Any, view: View) -> tuple[int, str] | None:
+    if not isinstance(ref, dict) or isinstance(ref, Repeated):
+        ref = {}
+    reference = cast("Mapping[str, Any]", ref)
+    match reference.get("type"):
+        case "ref/prompt" if view.prompts.allow(reference.get("name")):
+            return None
+        case "ref/resource" if view.resources.allow_uri(reference.get("uri")):
+            return None
+        case "ref/prompt" | "ref/resource":
+            return DENIED, "this connection may not use that prompt or resource"
+        case _:
             return DENIED, "completion is available for prompts and resources"
-    return None
+
+
+def _may_listen(wanted: Any, view: View) -> bool:
+    """Whether every resource that is to be watched may be; what else there is to listen to tells no names."""
+    if not view.resources.restricted:
+        return True
+    if not isinstance(wanted, dict) or isinstance(wanted, Repeated):
+        return False
+    uris = cast("Mapping[str, Any]", wanted).get("resourceSubscriptions")
+    return uris is None or (isinstance(uris, list) and all(map(view.resources.allow_uri, cast("list[Any]", uris))))
 
 
 def needs_filter(body: Body) -> bool:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from mcp_types import Implementation, Tool
+from pydantic import ValidationError
 
 from toolbox_dtma import __version__
-from toolbox_dtma.link.messages import ProbeRequest, ProbeResult
+from toolbox_dtma.link.messages import ProbeRequest, ProbeResult, Surface
 from toolbox_dtma.wire import ProbeReport, ServerInfo, ToolSummary
 
 MAX_PAGES = 100
 MAX_TOOLS = 1000
+"""Also for prompts, resources and resource templates."""
 MAX_SECONDS = 10.0
 MAX_REQUESTS = 250
 MAX_RESPONSE_BYTES = 4 * 1024 * 1024
@@ -28,6 +31,9 @@ CLOSING_SECONDS = 1.0
 """What the farewell (DELETE of the session) may take beyond the deadline."""
 _SHOWN_TOOLS = 256
 _SHOWN_CHARACTERS = 256
+
+
+Item = TypeVar("Item")
 
 
 class ProbeFailed(Exception):
@@ -151,7 +157,7 @@ async def probe(request: ProbeRequest) -> ProbeResult:
             report, surface = await _converse(request, budget)
     except Exception as error:
         # The boundary to a hostile server and to an SDK whose errors come in groups: all of them mean "not ready".
-        report, surface = ProbeReport(ok=False, message=_why(budget, error)), ()
+        report, surface = ProbeReport(ok=False, message=_why(budget, error)), Surface()
     return ProbeResult(probe=request.probe, report=report, surface=surface, refused=budget.refused)
 
 
@@ -168,7 +174,7 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:_SHOWN_CHARACTERS])
 
 
-async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport, tuple[str, ...]]:
+async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport, Surface]:
     host = f"[{request.address}]" if ":" in request.address else request.address
     http = httpx2.AsyncClient(
         transport=_BoundedTransport(budget),
@@ -182,29 +188,77 @@ async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport
         )
         info = Implementation(name="magic-toolbox-probe", version=__version__)
         async with Client(transport, client_info=info, cache=None) as client:
-            tools = await _all_tools(client) if client.server_capabilities.tools is not None else []
+            can = client.server_capabilities
+            tools = await _all_tools(client) if can.tools is not None else []
+            prompts = await _all_prompts(client) if can.prompts is not None else ()
+            resources = await _all_resources(client) if can.resources is not None else ()
             report = _report(client, tools)
-    return report, tuple(tool.name for tool in tools)
+    return report, Surface(tools=tuple(tool.name for tool in tools), prompts=prompts, resources=resources)
 
 
 async def _all_tools(client: Client) -> list[Tool]:
-    tools: list[Tool] = []
+    async def page(cursor: str | None) -> tuple[list[Tool], str | None]:
+        found = await client.list_tools(cursor=cursor)
+        return found.tools, found.next_cursor
+
+    return await _all(page, lambda tool: tool.name, "tools")
+
+
+async def _all_prompts(client: Client) -> tuple[str, ...] | None:
+    """Names, or None if they cannot be listed: that is no reason for a server not to be ready."""
+
+    async def page(cursor: str | None) -> tuple[list[str], str | None]:
+        found = await client.list_prompts(cursor=cursor)
+        return [prompt.name for prompt in found.prompts], found.next_cursor
+
+    try:
+        return tuple(await _all(page, str, "prompts"))
+    except (MCPError, ProbeFailed, ValidationError):
+        return None
+
+
+async def _all_resources(client: Client) -> tuple[str, ...] | None:
+    """URIs, and the URI templates if there are any; None if the resources cannot be listed."""
+
+    async def page(cursor: str | None) -> tuple[list[str], str | None]:
+        found = await client.list_resources(cursor=cursor)
+        return [str(resource.uri) for resource in found.resources], found.next_cursor
+
+    async def page_of_templates(cursor: str | None) -> tuple[list[str], str | None]:
+        found = await client.list_resource_templates(cursor=cursor)
+        return [template.uri_template for template in found.resource_templates], found.next_cursor
+
+    try:
+        listed = await _all(page, str, "resources")
+    except (MCPError, ProbeFailed, ValidationError):
+        return None
+    try:
+        return (*listed, *await _all(page_of_templates, str, "resource templates"))
+    except (MCPError, ProbeFailed, ValidationError):
+        # Many servers with resources have no templates, and say "method not found".
+        return tuple(listed)
+
+
+async def _all(
+    page: Callable[[str | None], Awaitable[tuple[list[Item], str | None]]], name: Callable[[Item], str], what: str
+) -> list[Item]:
+    """Every page of a list, with bounds. Raises `ProbeFailed`."""
+    items: list[Item] = []
     cursors: set[str] = set()
     cursor: str | None = None
     for _ in range(MAX_PAGES):
-        page = await client.list_tools(cursor=cursor)
-        tools += page.tools
-        if len(tools) > MAX_TOOLS:
-            raise ProbeFailed(f"it lists more than {MAX_TOOLS} tools")
-        if any(len(tool.name) > MAX_NAME for tool in page.tools):
-            raise ProbeFailed(f"the name of a tool has more than {MAX_NAME} characters")
-        cursor = page.next_cursor
+        more, cursor = await page(cursor)
+        items += more
+        if len(items) > MAX_TOOLS:
+            raise ProbeFailed(f"it lists more than {MAX_TOOLS} {what}")
+        if any(len(name(item)) > MAX_NAME for item in more):
+            raise ProbeFailed(f"the name of one of its {what} has more than {MAX_NAME} characters")
         if cursor is None:
-            return tools
+            return items
         if cursor in cursors:
-            raise ProbeFailed("its tools/list repeats a cursor and would never end")
+            raise ProbeFailed(f"its list of {what} repeats a cursor and would never end")
         cursors.add(cursor)
-    raise ProbeFailed(f"its tools/list has more than {MAX_PAGES} pages")
+    raise ProbeFailed(f"its list of {what} has more than {MAX_PAGES} pages")
 
 
 def _report(client: Client, tools: list[Tool]) -> ProbeReport:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
-from toolbox_dtma.gateway.filtering import Undecidable, filter_lists
+from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, bad_gateway, rpc_error, unavailable
@@ -146,8 +146,8 @@ class Relay:
             raise bad_gateway("upstream-session", "The server sent an unusable session id", call.id) from None
 
     def _is_restricted(self, exchange: Exchange) -> bool:
-        tools = self._state.tools(exchange.admitted.grant.uid)
-        return tools is None or tools.restricted
+        view = self._state.view(exchange.admitted.grant.uid)
+        return view is None or view.restricted
 
     async def _bytes(
         self,
@@ -221,12 +221,13 @@ class Relay:
         """A document as policy shows it at the moment of return. Raises `Undecidable`."""
         while True:
             revision = self._state.revision
-            tools = self._state.tools(exchange.admitted.grant.uid)
-            if tools is None:
+            view = self._state.view(exchange.admitted.grant.uid)
+            if view is None:
                 raise Undecidable("the connection is gone")
+            hidden = listings(view)
             if len(raw) <= OFFLOAD_BYTES:
-                return filter_lists(raw, tools.exposes)
-            shown = await asyncio.to_thread(filter_lists, raw, tools.exposes)
+                return filter_lists(raw, hidden)
+            shown = await asyncio.to_thread(filter_lists, raw, hidden)
             # The policy may have become narrower while the thread worked.
             if revision == self._state.revision:
                 return shown

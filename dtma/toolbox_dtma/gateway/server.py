@@ -186,10 +186,10 @@ class Gateway:
         return event
 
     def _check_policy(self, body: Body, exchange: Exchange, *, modern: bool) -> None:
-        tools = self._state.tools(exchange.admitted.grant.uid)
-        if tools is None:
+        view = self._state.view(exchange.admitted.grant.uid)
+        if view is None:
             raise unauthorized()
-        denials = decide(body, tools)
+        denials = decide(body, view)
         if denials:
             raise denied(denials, batch=body.batch, modern=modern)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from yarl import URL
 
-from toolbox_dtma.gateway.policy import Tools
 from toolbox_dtma.gateway.sessions import SessionIds
+from toolbox_dtma.gateway.view import View
 from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, Snapshot
 from toolbox_dtma.wire import HostConfig
 
@@ -37,7 +37,6 @@ class Target:
     """An instance as requests need it."""
 
     route: InstanceRoute
-    surface: frozenset[str] | None
     url: URL | None
 
     @classmethod
@@ -47,7 +46,7 @@ class Target:
         if route.address is not None and route.state == "running":
             host = f"[{route.address}]" if ":" in route.address else route.address
             url = URL(f"http://{host}:{route.port}{route.path}", encoded=True)
-        return cls(route, None if route.surface is None else frozenset(route.surface), url)
+        return cls(route, url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,8 @@ class _Tables:
         self.grants: dict[str, GrantPolicy] = {}
         self.targets: dict[str, Target] = {}
         self.by_digest: dict[str, tuple[GrantPolicy, ...]] = {}
+        self.views: dict[str, View] = {}
+        """Worked out when they are first asked for."""
 
     def change(self, change: Change) -> frozenset[str]:
         """Apply puts, then deletes. Returns the connections concerned. Raises `PolicyOutOfOrder`."""
@@ -76,6 +77,7 @@ class _Tables:
         except ValueError as error:
             raise PolicyOutOfOrder(f"unusable key ring: {error}") from error
         targets = [Target.of(route) for route in change.instances]
+        self.views.clear()
         self.sessions = sessions
         self.targets.update((target.route.id, target) for target in targets)
         for instance in change.instances_gone:
@@ -192,10 +194,13 @@ class PolicyState:
         """The instance, None if DTMA does not know it."""
         return self._tables.targets.get(instance)
 
-    def tools(self, uid: str) -> Tools | None:
+    def view(self, uid: str) -> View | None:
         """What a connection sees of its instance now; None once it is gone."""
-        grant = self._tables.grants.get(uid)
-        if grant is None:
-            return None
-        target = self._tables.targets.get(grant.instance)
-        return Tools((grant.server_expose.tools, grant.expose.tools), target.surface if target else None)
+        tables = self._tables
+        known = tables.views.get(uid)
+        grant = tables.grants.get(uid)
+        if known is None and grant is not None:
+            target = tables.targets.get(grant.instance)
+            surface = target.route.surface if target is not None else None
+            known = tables.views[uid] = View.of((grant.server_expose, grant.expose), surface)
+        return known

@@ -25,6 +25,21 @@ class Message(BaseModel):
     v: Literal[1] = 1
 
 
+class Surface(BaseModel):
+    """Names of all that a server listed at its last probe; None where it could not list them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tools: tuple[str, ...] = ()
+    prompts: tuple[str, ...] | None = ()
+    resources: tuple[str, ...] | None = ()
+    """URIs, and the `uriTemplate` of templates."""
+
+    def size(self) -> int:
+        """Bytes of all names."""
+        return sum(len(name.encode()) for names in (self.tools, self.prompts, self.resources) for name in names or ())
+
+
 class InstanceRoute(BaseModel):
     """Where an instance's container listens. `address` is None while nothing runs."""
 
@@ -37,8 +52,8 @@ class InstanceRoute(BaseModel):
     port: int
     path: str
     state: Literal["running", "stopped", "unavailable"]
-    surface: tuple[str, ...] | None = None
-    """Names of all tools of the last probe; None before the first one."""
+    surface: Surface | None = None
+    """None before the first probe."""
 
 
 class GrantPolicy(BaseModel):
@@ -149,12 +164,12 @@ class Pong(Message):
 
 
 class ProbeResult(Message):
-    """Answer to `ProbeRequest`, with all tool names for the policy."""
+    """Answer to `ProbeRequest`, with all names for the policy."""
 
     kind: Literal["probe-result"] = "probe-result"
     probe: int
     report: ProbeReport
-    surface: tuple[str, ...] = ()
+    surface: Surface = Surface()
     refused: bool = False
     """Nothing listens on the port: the TCP connection was refused."""
 

@@ -27,8 +27,9 @@ def judge(result: ProbeResult, *, surface_bytes: int) -> Probed | Failure:
         return Failure(InstanceReason.PORT_NOT_LISTENING, message)
     if not result.report.ok:
         return Failure(InstanceReason.PROBE_FAILED, message)
-    if sum(len(name.encode()) for name in result.surface) > surface_bytes:
-        return Failure(InstanceReason.PROBE_FAILED, f"the names of its tools take more than {surface_bytes} bytes")
+    if result.surface.size() > surface_bytes:
+        what = "tools, prompts and resources"
+        return Failure(InstanceReason.PROBE_FAILED, f"the names of its {what} take more than {surface_bytes} bytes")
     return Probed(result.report, result.surface)
 
 

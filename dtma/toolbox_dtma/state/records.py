@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from toolbox_dtma.link.messages import KeyRing
+from toolbox_dtma.link.messages import KeyRing, Surface
 from toolbox_dtma.wire import DesiredInstance, Grant, HostConfig, ProbeReport
 
 
@@ -66,6 +66,11 @@ class InstanceRecord(Record):
     deleting: bool = False
 
 
+def _with_more_than_tools(value: Any) -> Any:
+    """Files of before prompts and resources were probed hold the names of tools only."""
+    return {"tools": cast("list[Any]", value), "prompts": None, "resources": None} if isinstance(value, list) else value
+
+
 class ProbedRecord(Record):
     """`probed/<id>.json`: the last successful probe, so that a restart of DTMA does not make servers unready."""
 
@@ -74,7 +79,7 @@ class ProbedRecord(Record):
     port: int
     path: str
     report: ProbeReport
-    surface: tuple[str, ...]
+    surface: Annotated[Surface, BeforeValidator(_with_more_than_tools)]
 
 
 class GrantRecord(Record):

@@ -1,4 +1,4 @@
-"""Which tools of a server are visible and callable: the one glob function of the project."""
+"""What of a server is visible and usable: the one glob function of the project."""
 
 from __future__ import annotations
 
@@ -56,6 +56,9 @@ class Expose(Request):
     """What a server or a connection exposes. Absent means everything."""
 
     tools: NameFilter = NameFilter()
+    resources: NameFilter = NameFilter()
+    """By URI; templates by their `uriTemplate`."""
+    prompts: NameFilter = NameFilter()
 
 
 def allowed_by_all(filters: Iterable[NameFilter], name: str) -> bool:

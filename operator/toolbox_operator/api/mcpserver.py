@@ -125,10 +125,14 @@ class NameFilter(ApiModel):
 
 
 class Expose(ApiModel):
-    """What of the server is visible and callable."""
+    """What of the server is visible and usable."""
 
     tools: NameFilter = NameFilter()
-    """Which tools are listed and may be called."""
+    """Which tools are listed and may be called, by name."""
+    resources: NameFilter = NameFilter()
+    """Which resources are listed, read and subscribed to, by URI; templates by their URI template."""
+    prompts: NameFilter = NameFilter()
+    """Which prompts are listed and may be used, by name."""
 
 
 PullSecrets = Annotated[

@@ -18,7 +18,8 @@ from toolbox_operator.domain.inputs import wire_expose
 from toolbox_operator.domain.server import permitted
 from toolbox_operator.domain.values import server_url, target
 
-_NOTHING: Final = Expose(tools=NameFilter(allow=()))
+_NONE: Final = NameFilter(allow=())
+_NOTHING: Final = Expose(tools=_NONE, resources=_NONE, prompts=_NONE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from toolbox_dtma.wire import (
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.mcpserver import Expose as SpecExpose
 from toolbox_operator.api.mcpserver import MCPServerSpec, ResolvedServer
+from toolbox_operator.api.mcpserver import NameFilter as SpecNameFilter
 from toolbox_operator.api.meta import Body, Key
 from toolbox_operator.api.parse import ServerObject
 from toolbox_operator.api.quantity import parse_cpu, parse_memory
@@ -203,7 +204,13 @@ def resolved_server(server: ServerObject, spec: MCPServerSpec) -> ResolvedServer
 
 def wire_expose(expose: SpecExpose) -> Expose:
     """A spec's `expose` as hosts read it."""
-    return Expose(tools=NameFilter(allow=expose.tools.allow, deny=expose.tools.deny))
+    return Expose(
+        tools=_wire_filter(expose.tools), resources=_wire_filter(expose.resources), prompts=_wire_filter(expose.prompts)
+    )
+
+
+def _wire_filter(names: SpecNameFilter) -> NameFilter:
+    return NameFilter(allow=names.allow, deny=names.deny)
 
 
 def desired_instance(server: ServerObject, spec: MCPServerSpec, inputs: Inputs) -> DesiredInstance:

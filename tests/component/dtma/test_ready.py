@@ -8,6 +8,7 @@ import pytest
 
 from support.dtma.host import DtmaHost, eventually, instance_body
 from support.dtma.worker import ScriptedWorker, connected, fails, works
+from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 
 pytestmark = pytest.mark.component
@@ -40,7 +41,7 @@ async def test_an_instance_is_ready_after_a_probe_of_its_container(host: DtmaHos
         assert [tool["name"] for tool in ready["probe"]["tools"]] == ["get_time", "set_time"]
         route = worker.policy.instances["i-1"]
         assert (route.address, route.port, route.path, route.state) == ("127.0.0.1", 3001, "/mcp", "running")
-        assert route.surface == ("get_time", "set_time")
+        assert route.surface == Surface(tools=("get_time", "set_time"))
 
 
 async def test_a_container_that_never_listens_becomes_an_error_and_recovers(host: DtmaHost) -> None:
@@ -137,4 +138,8 @@ async def test_workers_keep_the_last_route_while_the_engine_is_away_at_the_start
     assert (await observed(host))["phase"] == "Pending"
     async with connected(ScriptedWorker(), host.socket_path) as worker:
         route = worker.policy.instances["i-1"]
-        assert (route.state, route.address, route.surface) == ("running", "127.0.0.1", ("get_time",))
+        assert (route.state, route.address, route.surface) == (
+            "running",
+            "127.0.0.1",
+            Surface(tools=("get_time",)),
+        )

@@ -15,6 +15,7 @@ from mcp.shared.exceptions import MCPError
 from support.gateway.mcp_http import MODERN, call, messages, open_session, request, sdk_client
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
 from support.gateway.world import Connection, World, restricted
+from toolbox_dtma.wire import Expose, NameFilter
 
 pytestmark = pytest.mark.component
 
@@ -56,6 +57,32 @@ async def test_the_server_s_own_exposure_counts_as_well(gateway: World, everyday
     connection = gateway.connect(instance, server_expose=restricted("echo", "get_time"), expose=restricted("get_*"))
     async with sdk_client(gateway, connection) as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["get_time"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_an_sdk_client_sees_and_uses_only_the_exposed_prompts_and_resources(
+    gateway: World, everyday: RealServer, everyday_json: RealServer, mode: str
+) -> None:
+    expose = Expose(prompts=NameFilter(deny=("sc*",)), resources=NameFilter(allow=("docs://one", "docs://pages/*")))
+    for server in (everyday, everyday_json):
+        connection = gateway.connect(gateway.instance(server.port, surface=server.surface), expose=expose)
+        async with sdk_client(gateway, connection, mode) as client:
+            assert [prompt.name for prompt in (await client.list_prompts()).prompts] == ["greet"]
+            assert [str(found.uri) for found in (await client.list_resources()).resources] == ["docs://one"]
+            templates = (await client.list_resource_templates()).resource_templates
+            assert [template.uri_template for template in templates] == ["docs://pages/{page}"]
+            assert len((await client.list_tools()).tools) == len(server.tools)
+            assert (await client.get_prompt("greet")).messages
+            for uri in ("docs://one", "docs://pages/7"):
+                assert (await client.read_resource(uri)).contents
+            for attempt in (
+                client.get_prompt("scold"),
+                client.read_resource("docs://secret"),
+                client.read_resource("docs://pages/../secret"),
+            ):
+                with pytest.raises(MCPError) as denied:
+                    await attempt
+                assert denied.value.error.code == -32602
 
 
 async def test_a_denied_call_never_reaches_the_server_and_keeps_the_session(

@@ -19,7 +19,7 @@ from support.gateway.mcp_http import MODERN
 from support.gateway.mcp_servers import Answer, RealServer, ScriptedServer, Seen, raw_answer
 from support.gateway.world import World, eventually, free_port, running_world
 from toolbox_dtma.gateway import probing
-from toolbox_dtma.link.messages import ProbeRequest
+from toolbox_dtma.link.messages import ProbeRequest, Surface
 
 pytestmark = pytest.mark.component
 
@@ -63,7 +63,7 @@ def test_a_real_server_is_ready_with_all_its_tools(gateway: World, everyday: Rea
     result = gateway.dtma.probe(everyday.port, "/mcp")
     report = result.report
     assert (report.ok, report.protocol_version, report.tools_total, result.refused) == (True, MODERN, 4, False)
-    assert result.surface == everyday.tools
+    assert result.surface == everyday.surface
     assert report.server_info is not None
     assert (report.server_info.name, report.server_info.version) == ("everyday", "1.2.3")
     assert report.tools[0].description == "The time, which never changes here."
@@ -73,7 +73,11 @@ def test_a_real_server_is_ready_with_all_its_tools(gateway: World, everyday: Rea
 def test_every_page_is_read_and_the_session_closed(gateway: World, script: ScriptedServer) -> None:
     script.answer = mcp(lambda cursor: tools("c") if cursor else tools("a", "b", nextCursor="more"))
     result = gateway.dtma.probe(script.port, "/mcp")
-    assert (result.report.ok, result.report.protocol_version, result.surface) == (True, "2025-06-18", ("a", "b", "c"))
+    assert (result.report.ok, result.report.protocol_version, result.surface.tools) == (
+        True,
+        "2025-06-18",
+        ("a", "b", "c"),
+    )
     assert script.seen[-1].method == "DELETE" and script.seen[-1].all("Mcp-Session-Id") == ["s"]
     assert {host for seen in script.seen for host in seen.all("Host")} == {f"localhost:{script.port}"}
     assert {value for seen in script.seen for value in seen.all("Accept-Encoding")} == {"identity"}
@@ -83,14 +87,23 @@ def test_many_tools_are_all_in_the_surface_and_cut_in_the_report(gateway: World,
     names = [f"tool-{n}" for n in range(1000)]
     script.answer = mcp(lambda _cursor: tools(*names))
     result = gateway.dtma.probe(script.port, "/mcp")
-    assert list(result.surface) == names
+    assert list(result.surface.tools) == names
     assert (len(result.report.tools), result.report.tools_total, result.report.tools_truncated) == (256, 1000, True)
 
 
 def test_a_server_without_tools_is_ready(gateway: World, script: ScriptedServer) -> None:
     script.answer = mcp(lambda _cursor: tools(), capabilities={"prompts": {}})
     result = gateway.dtma.probe(script.port, "/mcp")
-    assert result.report.ok and result.surface == () and result.report.capabilities == ("prompts",)
+    assert result.report.ok and result.surface.tools == () and result.report.capabilities == ("prompts",)
+
+
+def test_prompts_that_cannot_be_listed_are_unknown_and_the_server_is_ready(
+    gateway: World, script: ScriptedServer
+) -> None:
+    script.answer = mcp(lambda _cursor: tools("a"), capabilities={"tools": {}, "prompts": {}, "resources": {}})
+    result = gateway.dtma.probe(script.port, "/mcp")
+    assert result.report.ok
+    assert result.surface == Surface(tools=("a",), prompts=None, resources=None)
 
 
 def test_nothing_that_listens_is_told_apart(gateway: World) -> None:
@@ -128,7 +141,7 @@ def test_a_bad_server_is_not_ready_and_the_report_says_why(
 ) -> None:
     script.answer = answer
     result = gateway.dtma.probe(script.port, "/mcp")
-    assert not result.report.ok and result.surface == () and not result.refused
+    assert not result.report.ok and result.surface == Surface() and not result.refused
     assert result.report.message and said in result.report.message and len(result.report.message) <= 256
     assert len(gateway.dtma.workers) == gateway.workers, "no worker was lost"
 

@@ -256,12 +256,14 @@ async def test_narrowing_allowed_servers_closes_connections_and_leaves_the_conta
 async def test_filters_of_server_and_connection_reach_the_host_unmerged_and_both_count() -> None:
     async with world() as w:
         w.toolbox()
-        w.server(expose={"tools": {"allow": ["*"], "deny": ["set_*"]}})
-        key = w.connection(expose={"tools": {"allow": ["*_zone"]}})
+        w.server(expose={"tools": {"allow": ["*"], "deny": ["set_*"]}, "prompts": {"allow": []}})
+        key = w.connection(expose={"tools": {"allow": ["*_zone"]}, "resources": {"deny": ["file:*"]}})
         await w.settle()
         (grant,) = w.machine().grants.values()
         assert grant.server_expose.tools.deny == ("set_*",)
         assert grant.expose.tools.allow == ("*_zone",)
+        assert (grant.server_expose.prompts.allow, grant.expose.prompts.allow) == ((), ("*",))
+        assert (grant.server_expose.resources.deny, grant.expose.resources.deny) == ((), ("file:*",))
         assert w.status(Kind.CONNECTION, key)["tools"] == 1
         w.patch(Kind.MCP_SERVER, Key(NS, "time"), expose={"tools": {"allow": []}})
         await w.settle()

@@ -18,7 +18,7 @@ from pathlib import Path
 from localstack.kubernetes import Manifest
 from support.dtma.host import DtmaHost, FakeEngine
 from support.dtma.worker import Answer, ScriptedWorker, connected
-from toolbox_dtma.link.messages import ProbeRequest, ProbeResult
+from toolbox_dtma.link.messages import ProbeRequest, ProbeResult, Surface
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import ContainerReport, ProbeReport, ServerInfo, ToolSummary
 
@@ -57,7 +57,7 @@ def _works() -> Answer:
         tools=TOOLS,
         tools_total=len(TOOLS),
     )
-    surface = tuple(tool.name for tool in TOOLS)
+    surface = Surface(tools=tuple(tool.name for tool in TOOLS))
 
     def answer(request: ProbeRequest) -> ProbeResult:
         return ProbeResult(probe=request.probe, report=report, surface=surface)

@@ -23,6 +23,7 @@ from toolbox_dtma.link.messages import (
     ProbeResult,
     SigningKey,
     Snapshot,
+    Surface,
 )
 from toolbox_dtma.policy.contents import Contents
 from toolbox_dtma.wire import ProbeReport, ToolSummary
@@ -35,7 +36,7 @@ def works(*tools: str) -> Answer:
 
     def answer(request: ProbeRequest) -> ProbeResult:
         report = ProbeReport(ok=True, tools=tuple(ToolSummary(name=t) for t in tools), tools_total=len(tools))
-        return ProbeResult(probe=request.probe, report=report, surface=tools)
+        return ProbeResult(probe=request.probe, report=report, surface=Surface(tools=tools))
 
     return answer
 

@@ -15,10 +15,17 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.streamable_http import EventStore
 
 from support.gateway.world import HOST, LoopThread, eventually, free_port
+from toolbox_dtma.link.messages import Surface
+
+EVERYDAY = Surface(
+    tools=("get_time", "get_secret", "echo", "wait_long"),
+    prompts=("greet", "scold"),
+    resources=("docs://one", "docs://secret", "docs://pages/{page}"),
+)
 
 
 def everyday_server() -> tuple[MCPServer[Any], threading.Event]:
-    """Tools an agent may or may not see; the event says that `wait_long` has begun."""
+    """What an agent may or may not see; the event says that `wait_long` has begun."""
     server: MCPServer[Any] = MCPServer("everyday", version="1.2.3")
     begun = threading.Event()
 
@@ -36,6 +43,31 @@ def everyday_server() -> tuple[MCPServer[Any], threading.Event]:
     def echo(text: str) -> str:
         """The same again."""
         return text
+
+    @server.prompt()
+    def greet() -> str:
+        """A friendly word."""
+        return "hello"
+
+    @server.prompt()
+    def scold() -> str:
+        """An unfriendly one."""
+        return "no"
+
+    @server.resource("docs://one")
+    def one() -> str:
+        """A page for everyone."""
+        return "one"
+
+    @server.resource("docs://secret")
+    def secret() -> str:
+        """A page not for everyone."""
+        return "hidden"
+
+    @server.resource("docs://pages/{page}")
+    def page(page: str) -> str:
+        """Any number of pages."""
+        return f"page {page}"
 
     @server.tool()
     async def wait_long(ctx: Context[Any], seconds: float) -> str:
@@ -55,7 +87,12 @@ class RealServer:
 
     port: int
     begun: threading.Event
-    tools: tuple[str, ...] = ("get_time", "get_secret", "echo", "wait_long")
+    surface: Surface = EVERYDAY
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """Names of its tools."""
+        return self.surface.tools
 
 
 @contextmanager

@@ -51,6 +51,7 @@ from toolbox_dtma.link.messages import (
     ProbeResult,
     SigningKey,
     Snapshot,
+    Surface,
 )
 from toolbox_dtma.wire import Credential, Expose, HostConfig, NameFilter
 
@@ -417,10 +418,13 @@ class World:
             self.dtma.close()
             shutil.rmtree(self.folder)
 
-    def instance(self, port: int, *, path: str = "/mcp", surface: tuple[str, ...] | None = None, **more: Any) -> str:
+    def instance(
+        self, port: int, *, path: str = "/mcp", surface: tuple[str, ...] | Surface | None = None, **more: Any
+    ) -> str:
         """A new instance that listens on a port of loopback."""
         values: dict[str, Any] = {"incarnation": uuid.uuid4().hex, "address": HOST, "state": "running", **more}
-        route = InstanceRoute(id=str(uuid.uuid4()), port=port, path=path, surface=surface, **values)
+        listed = Surface(tools=surface) if isinstance(surface, tuple) else surface
+        route = InstanceRoute(id=str(uuid.uuid4()), port=port, path=path, surface=listed, **values)
         self.put_instance(route)
         return route.id
 

@@ -66,6 +66,10 @@ def test_computed_defaults_are_not_schema_defaults() -> None:
     assert defaults == {
         ".spec.expose",
         ".spec.expose.tools",
+        ".spec.expose.prompts",
+        ".spec.expose.prompts.allow",
+        ".spec.expose.resources",
+        ".spec.expose.resources.allow",
         ".spec.expose.tools.allow",
         ".spec.security",
         ".spec.security.readOnlyRootFilesystem",

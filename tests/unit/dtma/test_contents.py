@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toolbox_dtma.link.framing import encode_frame
-from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, KeyRing, SigningKey
+from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, KeyRing, SigningKey, Surface
 from toolbox_dtma.policy.contents import Contents, PolicyItemTooLarge, check_size, split
 from toolbox_dtma.wire import Credential, Expose, HostConfig, NameFilter
 
@@ -22,7 +22,7 @@ def grant(uid: str, *, allow: tuple[str, ...] = ("*",)) -> GrantPolicy:
     )
 
 
-def route(instance_id: str, *, surface: tuple[str, ...] | None = None) -> InstanceRoute:
+def route(instance_id: str, *, surface: Surface | None = None) -> InstanceRoute:
     return InstanceRoute(
         id=instance_id, incarnation="one", address="10.0.0.2", port=1, path="/mcp", state="running", surface=surface
     )
@@ -33,7 +33,7 @@ def test_a_large_policy_is_cut_into_parts_that_fit_and_make_the_whole_again() ->
     wide = tuple(f"{'x' * 250}{number}" for number in range(200))
     contents.apply(Change(config=HostConfig(gateway_url="https://tbx-1.example.com")))
     contents.apply(Change(grants=tuple(grant(f"c-{number}", allow=wide) for number in range(60))))
-    contents.apply(Change(instances=tuple(route(f"i-{number}", surface=wide) for number in range(60))))
+    contents.apply(Change(instances=tuple(route(f"i-{number}", surface=Surface(tools=wide)) for number in range(60))))
     parts = contents.snapshot(9)
     assert len(parts) > 5
     rebuilt = Contents(KeyRing(signing="", keys=()))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from toolbox_dtma.engine.api import Seen
+from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.readiness import Failure, Probed, Readiness, Target
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceReason, ProbeReport, ToolSummary
@@ -15,7 +16,7 @@ from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceReason, Pr
 TIMINGS = Timings()
 REFUSED = Failure(InstanceReason.PORT_NOT_LISTENING, "connection refused")
 BROKEN = Failure(InstanceReason.PROBE_FAILED, "it speaks no MCP")
-FINE = Probed(ProbeReport(ok=True, tools=(ToolSummary(name="get_time"),), tools_total=1), ("get_time",))
+FINE = Probed(ProbeReport(ok=True, tools=(ToolSummary(name="get_time"),), tools_total=1), Surface(tools=("get_time",)))
 
 
 def desired(**changes: Any) -> DesiredInstance:

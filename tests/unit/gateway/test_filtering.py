@@ -1,4 +1,4 @@
-"""Tool lists are recognised by shape; nothing else is touched."""
+"""Lists are recognised by shape; nothing else is touched."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolbox_dtma.gateway.filtering import Undecidable, filter_lists
+from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
+from toolbox_dtma.gateway.view import View
+from toolbox_dtma.wire import Expose, NameFilter
 
-
-def only_get(name: str) -> bool:
-    return name.startswith("get_")
+VIEW = View.of((Expose(tools=NameFilter(allow=("get_*",))),), None)
+ONLY_GET = listings(VIEW)
 
 
 def shown(document: Any) -> Any:
-    return json.loads(filter_lists(json.dumps(document).encode(), only_get))
+    return json.loads(filter_lists(json.dumps(document).encode(), ONLY_GET))
 
 
 def answer(*names: str, **more: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def test_cursors_and_unknown_members_stay() -> None:
 
 def test_what_remains_is_the_server_s_own_text() -> None:
     raw = b'{"id": 1.0, "result":{"tools":[ {"name":"get_a", "x": 1e400, "y": 12345678901234567890} ,{"name":"b"}]}}'
-    assert filter_lists(raw, only_get) == (
+    assert filter_lists(raw, ONLY_GET) == (
         b'{"id": 1.0, "result":{"tools":[{"name":"get_a", "x": 1e400, "y": 12345678901234567890}]}}'
     )
 
@@ -66,7 +67,7 @@ def test_every_message_of_a_batch_is_looked_at_whatever_its_id() -> None:
 )
 def test_other_shapes_stay_byte_for_byte(document: Any) -> None:
     raw = json.dumps(document).encode()
-    assert filter_lists(raw, only_get) == raw
+    assert filter_lists(raw, ONLY_GET) == raw
 
 
 @pytest.mark.parametrize("element", ["drop", None, 1, [], {}, {"name": 1}, {"name": None}, {"title": "get_a"}])
@@ -76,12 +77,12 @@ def test_what_is_not_a_named_tool_is_cut_out(element: Any) -> None:
 
 def test_a_tool_with_two_names_is_cut_out() -> None:
     raw = b'{"result":{"tools":[{"name":"drop","name":"get_a"}]}}'
-    assert json.loads(filter_lists(raw, only_get))["result"]["tools"] == []
+    assert json.loads(filter_lists(raw, ONLY_GET))["result"]["tools"] == []
 
 
 def test_escapes_hide_nothing() -> None:
     raw = b'{"result":{"\\u0074ools":[{"n\\u0061me":"dr\\u006fp"},{"name":"\\u0067et_a"}]}}'
-    assert names(json.loads(filter_lists(raw, only_get))) == ["get_a"]
+    assert names(json.loads(filter_lists(raw, ONLY_GET))) == ["get_a"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_escapes_hide_nothing() -> None:
 )
 def test_what_cannot_be_decided_does_not_leave(raw: bytes) -> None:
     with pytest.raises(Undecidable):
-        filter_lists(raw, only_get)
+        filter_lists(raw, ONLY_GET)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def expected(message: Any) -> Any:
     kept = [
         tool
         for tool in cast("list[Any]", tools)
-        if isinstance(name := members(tool).get("name"), str) and only_get(name)
+        if isinstance(name := members(tool).get("name"), str) and name.startswith("get_")
     ]
     return {**members(message), "result": {**result, "tools": kept}}
 
@@ -151,7 +152,7 @@ def expected(message: Any) -> Any:
 def test_filtering_equals_filtering_the_parsed_document(document: Any, indent: int) -> None:
     raw = json.dumps(document, indent=indent or None, ensure_ascii=indent == 2)
     want = [expected(m) for m in cast("list[Any]", document)] if isinstance(document, list) else expected(document)
-    assert json.loads(filter_lists(raw.encode(errors="replace"), only_get)) == json.loads(json.dumps(want)) or any(
+    assert json.loads(filter_lists(raw.encode(errors="replace"), ONLY_GET)) == json.loads(json.dumps(want)) or any(
         0xD800 <= ord(c) <= 0xDFFF for c in raw
     )
 
@@ -160,6 +161,36 @@ def test_filtering_equals_filtering_the_parsed_document(document: Any, indent: i
 def test_no_bytes_bring_the_filter_down(noise: bytes, at: int) -> None:
     raw = json.dumps(answer("get_a", "drop")).encode()
     try:
-        filter_lists(raw[:at] + noise + raw[at:], only_get)
+        filter_lists(raw[:at] + noise + raw[at:], ONLY_GET)
     except Undecidable as error:
         assert str(error)
+
+
+KINDS = {
+    "tools": ("name", Expose(tools=NameFilter(allow=("a*",)))),
+    "prompts": ("name", Expose(prompts=NameFilter(allow=("a*",)))),
+    "resources": ("uri", Expose(resources=NameFilter(allow=("a*",)))),
+    "resourceTemplates": ("uriTemplate", Expose(resources=NameFilter(allow=("a*",)))),
+}
+
+
+@pytest.mark.parametrize("member", KINDS)
+def test_each_kind_is_cut_by_its_own_filter_and_the_others_stay(member: str) -> None:
+    name, expose = KINDS[member]
+    kept = {kind: [{key: "b"}] for kind, (key, own) in KINDS.items() if own != expose}
+    document = {"id": 1, "result": {member: [{name: "b"}, {name: "a1", "x": 1}, {"other": "a"}, 1], **kept}}
+    found = json.loads(filter_lists(json.dumps(document).encode(), listings(View.of((expose,), None))))
+    assert found == {"id": 1, "result": {member: [{name: "a1", "x": 1}], **kept}}
+
+
+def test_a_name_is_looked_for_in_the_member_of_its_kind_only() -> None:
+    document = {"result": {"resources": [{"name": "a", "uri": "b"}, {"uri": "a", "name": "b"}]}}
+    found = json.loads(filter_lists(json.dumps(document).encode(), listings(View.of((KINDS["resources"][1],), None))))
+    assert found["result"]["resources"] == [{"uri": "a", "name": "b"}]
+
+
+@pytest.mark.parametrize("member", KINDS)
+def test_a_list_that_is_there_twice_is_undecidable(member: str) -> None:
+    raw = json.dumps({"result": {member: []}})[:-2] + f',"{member}":[{{}}]}}}}'
+    with pytest.raises(Undecidable):
+        filter_lists(raw.encode(), listings(View.of((KINDS[member][1],), None)))

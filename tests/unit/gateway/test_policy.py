@@ -15,17 +15,33 @@ from toolbox_dtma.gateway.policy import (
     METHOD_NOT_FOUND,
     HeaderMismatch,
     RoutingHeaders,
-    Tools,
     check_routing,
     decide,
     decode_header,
     needs_filter,
 )
-from toolbox_dtma.wire import NameFilter
+from toolbox_dtma.gateway.view import View
+from toolbox_dtma.link.messages import Surface
+from toolbox_dtma.wire import Expose, NameFilter
 
-OPEN = Tools((NameFilter(), NameFilter()), None)
-SURFACE = frozenset({"get_time", "get_secret", "Get_Time"})
-LIMITED = Tools((NameFilter(allow=("get_*",)), NameFilter(deny=("*secret",))), SURFACE)
+OPEN = View.of((Expose(), Expose()), None)
+SURFACE = Surface(
+    tools=("get_time", "get_secret", "Get_Time"),
+    prompts=("greet", "scold"),
+    resources=("docs://one", "docs://secret", "docs://pages/{page}", "odd:a/../b"),
+)
+
+
+def limited(*filters: NameFilter, surface: Surface | None = SURFACE) -> View:
+    """Tools behind several filters."""
+    return View.of(tuple(Expose(tools=each) for each in filters), surface)
+
+
+FILTERS = (NameFilter(allow=("get_*",)), NameFilter(deny=("*secret",)))
+LIMITED = limited(*FILTERS)
+ONLY_DOCS = View.of((Expose(resources=NameFilter(allow=("docs://*", "odd:*"))), Expose()), SURFACE)
+NO_SECRETS = View.of((Expose(resources=NameFilter(deny=("*secret*",))), Expose()), SURFACE)
+ONLY_GREET = View.of((Expose(prompts=NameFilter(allow=("gr*",))), Expose()), SURFACE)
 
 
 def body(*messages: dict[str, Any], batch: bool = False) -> Body:
@@ -37,8 +53,8 @@ def request(method: str, params: Any = None, id: Any = 1) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": id, "method": method, **({} if params is None else {"params": params})}
 
 
-def codes(parsed: Body, tools: Tools) -> list[int]:
-    return [denial.code for denial in decide(parsed, tools)]
+def codes(parsed: Body, view: View) -> list[int]:
+    return [denial.code for denial in decide(parsed, view)]
 
 
 def test_an_unrestricted_connection_may_call_and_ask_anything() -> None:
@@ -74,16 +90,16 @@ def test_any_other_name_is_denied(params: Any) -> None:
 
 
 def test_before_the_first_probe_a_restricted_connection_calls_nothing() -> None:
-    assert codes(body(request("tools/call", {"name": "get_time"})), Tools(LIMITED.filters, None)) == [DENIED]
+    assert codes(body(request("tools/call", {"name": "get_time"})), limited(*FILTERS, surface=None)) == [DENIED]
 
 
 def test_either_filter_alone_restricts() -> None:
     for filters in ((NameFilter(allow=("x",)), NameFilter()), (NameFilter(), NameFilter(allow=("x",)))):
-        assert codes(body(request("tools/call", {"name": "get_time"})), Tools(filters, SURFACE)) == [DENIED]
+        assert codes(body(request("tools/call", {"name": "get_time"})), limited(*filters)) == [DENIED]
 
 
 def test_a_filter_that_allows_everything_in_other_words_still_needs_the_surface() -> None:
-    tools = Tools((NameFilter(allow=("*", "*")), NameFilter()), frozenset({"a"}))
+    tools = limited(NameFilter(allow=("*", "*")), NameFilter(), surface=Surface(tools=("a",)))
     assert codes(body(request("tools/call", {"name": "b"})), tools) == [DENIED]
 
 
@@ -123,6 +139,86 @@ def test_known_methods_pass(method: str) -> None:
 )
 def test_completion_reaches_no_tool(ref: Any, denied: bool) -> None:
     assert bool(codes(body(request("completion/complete", {"ref": ref})), LIMITED)) is denied
+
+
+@pytest.mark.parametrize("method", ["resources/read", "resources/subscribe", "resources/unsubscribe"])
+@pytest.mark.parametrize(
+    ("view", "uri", "denied"),
+    [
+        (ONLY_DOCS, "docs://one", False),
+        (ONLY_DOCS, "docs://pages/7", False),
+        (ONLY_DOCS, "docs://pages/7?full=yes#top", False),
+        (ONLY_DOCS, "odd:a/../b", False),
+        (ONLY_DOCS, "odd:a/../c", True),
+        (ONLY_DOCS, "odd:a/.", True),
+        (ONLY_DOCS, "docs://pages/../secret", True),
+        (ONLY_DOCS, "docs://pages/%2e%2e/secret", True),
+        (ONLY_DOCS, "docs://pages//7", True),
+        (ONLY_DOCS, "docs://pages\\7", True),
+        (ONLY_DOCS, "docs://pages/7\n", True),
+        (ONLY_DOCS, "docs://p\u00e4ges/7", True),
+        (ONLY_DOCS, "DOCS://one", True),
+        (ONLY_DOCS, "file:///etc/passwd", True),
+        (ONLY_DOCS, "docs", True),
+        (ONLY_DOCS, None, True),
+        (ONLY_DOCS, ["docs://one"], True),
+        (NO_SECRETS, "docs://one", False),
+        (NO_SECRETS, "docs://secret", True),
+        (NO_SECRETS, "docs://pages/7", True),
+        (NO_SECRETS, "docs://SECRET", True),
+        (LIMITED, "file:///anything", False),
+    ],
+)
+def test_resources_are_read_by_a_uri_that_no_server_reads_as_another(
+    method: str, view: View, uri: Any, denied: bool
+) -> None:
+    assert bool(codes(body(request(method, {"uri": uri})), view)) is denied
+
+
+def test_before_the_first_probe_no_denied_resource_can_be_told_from_others() -> None:
+    view = View.of((Expose(resources=NameFilter(deny=("*secret*",))),), None)
+    assert codes(body(request("resources/read", {"uri": "docs://one"})), view) == [DENIED]
+
+
+@pytest.mark.parametrize(("name", "denied"), [("greet", False), ("scold", True), ("Greet", True), ("grin", True)])
+def test_prompts_are_used_by_a_listed_name(name: str, denied: bool) -> None:
+    assert bool(codes(body(request("prompts/get", {"name": name})), ONLY_GREET)) is denied
+    assert codes(body(request("prompts/get", {"name": name})), ONLY_DOCS) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "denied"),
+    [
+        ({}, False),
+        ({"toolsListChanged": True}, False),
+        ({"resourceSubscriptions": []}, False),
+        ({"resourceSubscriptions": ["docs://one"]}, False),
+        ({"resourceSubscriptions": ["docs://one", "file:///x"]}, True),
+        ({"resourceSubscriptions": "docs://one"}, True),
+        (None, True),
+        (["docs://one"], True),
+    ],
+)
+def test_nobody_listens_for_changes_of_a_hidden_resource(wanted: Any, denied: bool) -> None:
+    parsed = body(request("subscriptions/listen", {"notifications": wanted}))
+    assert bool(codes(parsed, ONLY_DOCS)) is denied
+    assert codes(parsed, ONLY_GREET) == []
+
+
+@pytest.mark.parametrize(
+    ("view", "ref", "denied"),
+    [
+        (ONLY_GREET, {"type": "ref/prompt", "name": "greet"}, False),
+        (ONLY_GREET, {"type": "ref/prompt", "name": "scold"}, True),
+        (ONLY_GREET, {"type": "ref/resource", "uri": "any://thing"}, False),
+        (ONLY_DOCS, {"type": "ref/resource", "uri": "docs://pages/{page}"}, False),
+        (ONLY_DOCS, {"type": "ref/resource", "uri": "file:///{path}"}, True),
+        (NO_SECRETS, {"type": "ref/resource", "uri": "docs://pages/{page}"}, False),
+        (NO_SECRETS, {"type": "ref/resource", "uri": "docs://secret"}, True),
+    ],
+)
+def test_completion_is_for_what_may_be_used(view: View, ref: Any, denied: bool) -> None:
+    assert bool(codes(body(request("completion/complete", {"ref": ref})), view)) is denied
 
 
 def test_one_denied_element_refuses_the_batch_and_every_request_is_told() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from toolbox_dtma.gateway.state import PolicyOutOfOrder, PolicyState
-from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, KeyRing, SigningKey, Snapshot
+from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, KeyRing, SigningKey, Snapshot, Surface
 from toolbox_dtma.wire import Credential, Expose, NameFilter
 
 RING = KeyRing(signing="k", keys=(SigningKey(kid="k", secret="A" * 43),))
@@ -191,11 +191,16 @@ def test_an_instance_is_reached_where_it_runs(changes: dict[str, Any], url: str 
     assert target is not None and (None if target.url is None else str(target.url)) == url
 
 
-def test_tools_follow_grant_and_surface() -> None:
+def test_the_view_follows_grant_and_surface() -> None:
     state = loaded(grant("a", "t", expose=Expose(tools=NameFilter(allow=("x",)))))
-    tools = state.tools("a")
-    assert tools is not None and tools.restricted and not tools.allow("x")
-    state.apply(Delta(revision=6, change=Change(instances=(route(surface=("x", "y")),))))
-    tools = state.tools("a")
-    assert tools is not None and tools.allow("x") and not tools.allow("y")
-    assert state.tools("b") is None
+    view = state.view("a")
+    assert view is not None and view.tools.restricted and not view.tools.allow("x")
+    assert view.restricted and not view.prompts.restricted and view.prompts.allow("anything")
+    state.apply(Delta(revision=6, change=Change(instances=(route(surface=Surface(tools=("x", "y"))),))))
+    view = state.view("a")
+    assert view is not None and view.tools.allow("x") and not view.tools.allow("y")
+    assert state.view("a") is view
+    state.apply(Delta(revision=7, change=Change(grants=(grant("a", "t"),))))
+    view = state.view("a")
+    assert view is not None and not view.restricted
+    assert state.view("b") is None
