@@ -48,11 +48,24 @@ class SessionIds:
         self.keys: Mapping[str, bytes] = {key.kid: decode(key.secret) for key in ring.keys}
         self.signing = ring.signing
         self._verified: dict[tuple[str, Binding], str] = {}
+        self._signed: dict[tuple[str, Binding], str] = {}
         if self.signing not in self.keys:
             raise ValueError("the signing key is not in the key ring")
 
     def sign(self, upstream_id: str, binding: Binding, issued_at: int) -> str:
-        """The id for the client. `issued_at` is in Unix seconds. Raises `UpstreamIdUnusable`."""
+        """The id for the client. `issued_at` is in Unix seconds; a session keeps the id it was first given.
+
+        Raises `UpstreamIdUnusable`.
+        """
+        known = self._signed.get((upstream_id, binding))
+        if known is None:
+            known = self._sign(upstream_id, binding, issued_at)
+            if len(self._signed) >= REMEMBERED:
+                self._signed.clear()
+            self._signed[upstream_id, binding] = known
+        return known
+
+    def _sign(self, upstream_id: str, binding: Binding, issued_at: int) -> str:
         if not _UPSTREAM_ID.fullmatch(upstream_id):
             raise UpstreamIdUnusable("the server's session id is not 1 to 1024 visible ASCII characters")
         fields = [*bound(binding), upstream_id, issued_at]

@@ -44,6 +44,17 @@ def test_having_seen_an_id_before_changes_nothing_for_anyone() -> None:
             assert ids.verify(each, dataclasses.replace(BINDING, connection="other")) is None
 
 
+def test_a_session_keeps_its_id_and_another_connection_gets_another() -> None:
+    ids = SessionIds(KeyRing(signing="b", keys=(NEW,)))
+    first = ids.sign("upstream", BINDING, 1)
+    assert ids.sign("upstream", BINDING, 2) == first
+    other = dataclasses.replace(BINDING, connection="other")
+    assert ids.sign("upstream", other, 2) != first
+    assert ids.verify(ids.sign("upstream", other, 3), BINDING) is None
+    for number in range(REMEMBERED + 2):
+        assert ids.verify(ids.sign(f"upstream-{number}", BINDING, 1), BINDING) == f"upstream-{number}"
+
+
 def test_fields_cannot_be_shifted_into_each_other() -> None:
     signed = IDS.sign("u", Binding("a", "bc", "d"), 1)
     assert IDS.verify(signed, Binding("ab", "c", "d")) is None
