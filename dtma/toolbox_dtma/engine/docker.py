@@ -112,7 +112,7 @@ class DockerEngine:
             async with asyncio.timeout(self._world.timings.remove):
                 await done
         except TimeoutError as error:
-            raise EngineUnavailable("the removal takes long; it goes on in the background") from error
+            raise EngineUnavailable("the removal takes long") from error
 
     async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
         """Remove what carries this host's label for instances that are neither known nor wanted; their ids.

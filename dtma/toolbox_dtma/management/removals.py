@@ -15,6 +15,9 @@ from toolbox_dtma.wire import ProblemCode
 
 log = structlog.get_logger("toolbox_dtma.removals")
 
+MAX_DETAIL = 400
+"""Characters of what Docker said."""
+
 
 @dataclass(slots=True)
 class _Removal:
@@ -81,8 +84,9 @@ class Removals:
                 await self._engine.remove(instance_id)
                 await self._finished(instance_id)
                 return
-            except EngineUnavailable:
-                self._report(instance_id, Refused(ProblemCode.ENGINE_UNAVAILABLE, "removal goes on when it is back"))
+            except EngineUnavailable as error:
+                detail = f"{str(error).strip().rstrip('.')[:MAX_DETAIL]}; the removal goes on by itself"
+                self._report(instance_id, Refused(ProblemCode.ENGINE_UNAVAILABLE, detail))
             except Exception as error:
                 # Boundary of the removal worker: whatever went wrong, the order to remove stands.
                 log.exception("removal failed; will be tried again", instance=instance_id)

@@ -119,6 +119,7 @@ async def test_a_removal_goes_on_by_itself_when_the_engine_is_back(host: DtmaHos
     host.engine.available = False
     refused = await delete(host)
     assert code_of(refused) == "EngineUnavailable"
+    assert refused.json()["detail"] == "the engine is away; the removal goes on by itself"
     host.engine.available = True
 
     async def removed() -> list[str]:

@@ -87,8 +87,9 @@ class FarEngine:
         self._without_containerd()
 
     def stop(self) -> None:
-        """SIGTERM: it stops its containers first."""
-        self._started.stop(grace=30)
+        """SIGTERM to itself only: it stops its containers first, and needs its containerd for that."""
+        os.kill(self._started.pid, signal.SIGTERM)
+        until("the engine ended", self.running, lambda runs: not runs, seconds=60)
         self._without_containerd()
 
     def hang(self) -> None:
