@@ -22,7 +22,8 @@ from toolbox_dtma.gateway.strictjson import Repeated
 from toolbox_dtma.gateway.view import View
 
 METHOD_NOT_FOUND = -32601
-DENIED = -32602
+INVALID_PARAMS = -32602
+DENIED = INVALID_PARAMS
 HEADER_MISMATCH = -32020
 
 _BASE64_VALUE = re.compile(r"=\?base64\?(.*)\?=")
@@ -112,7 +113,15 @@ def needs_filter(body: Body) -> bool:
 
 
 class HeaderMismatch(Exception):
-    """Routing headers and body disagree, or a required header is missing: -32020."""
+    """Routing headers and body disagree, or a required header is missing."""
+
+    code = HEADER_MISMATCH
+
+
+class RevisionMissing(HeaderMismatch):
+    """The header names a revision that wants it in `params._meta` too, and it is not there."""
+
+    code = INVALID_PARAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +156,9 @@ def check_routing(body: Body, headers: RoutingHeaders) -> bool:
         return False
     message = body.messages[0]
     required = modern and message.kind is Kind.REQUEST
-    if required and (not named[0][0] or named[0][1] != version):
+    if required and not named[0][0]:
+        raise RevisionMissing(f"params._meta must name the revision of this request as {VERSION_META}")
+    if required and named[0][1] != version:
         raise HeaderMismatch("MCP-Protocol-Version and the revision in params._meta must both be there and be equal")
     _check_method(message, headers.method, required)
     _check_name(message, headers.name, required)

@@ -17,7 +17,6 @@ from toolbox_dtma.gateway.headers import LAST_EVENT_ID, SESSION, HeaderRefused, 
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
 from toolbox_dtma.gateway.parsing import Body, BodyRefused, RpcId
 from toolbox_dtma.gateway.policy import (
-    HEADER_MISMATCH,
     HeaderMismatch,
     RoutingHeaders,
     check_routing,
@@ -115,7 +114,7 @@ class Gateway:
         try:
             modern = check_routing(body, routing)
         except HeaderMismatch as mismatch:
-            raise Refusal.rpc(400, "headers", HEADER_MISMATCH, str(mismatch), id=id_) from None
+            raise Refusal.rpc(400, "headers", mismatch.code, str(mismatch), id=id_) from None
         target = self._target(exchange, id_)
         binding, session = self._session(request, exchange, target, id_)
         self._check_policy(body, exchange, modern=modern)

@@ -12,6 +12,8 @@ from toolbox_dtma.gateway.methods import KNOWN_REQUESTS, VERSION_META
 from toolbox_dtma.gateway.parsing import Body, parse_body
 from toolbox_dtma.gateway.policy import (
     DENIED,
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
     METHOD_NOT_FOUND,
     HeaderMismatch,
     RoutingHeaders,
@@ -286,7 +288,6 @@ MISMATCHING: list[tuple[str, dict[str, Any], RoutingHeaders]] = [
     ("a new revision without method", M_CALL, routing(M, None, "get_time")),
     ("a new revision without name", M_CALL, routing(M, "tools/call")),
     ("a new revision without the version header", M_CALL, routing(None, "tools/call", "get_time")),
-    ("a new revision without the version in the body", CALL, routing(M, "tools/call", "get_time")),
     ("two revisions", M_CALL, routing("2025-11-25", "tools/call", "get_time")),
     ("a version that is no string", request("ping", {"_meta": {VERSION_META: 1}}), routing(M, "ping")),
     ("a method header on a response", {"id": 1, "result": {}}, routing(None, "tools/call")),
@@ -297,6 +298,16 @@ MISMATCHING: list[tuple[str, dict[str, Any], RoutingHeaders]] = [
 def test_headers_and_body_that_disagree_are_refused(message: dict[str, Any], headers: RoutingHeaders) -> None:
     with pytest.raises(HeaderMismatch):
         check_routing(body(message), headers)
+
+
+@pytest.mark.parametrize("params", [{}, {"_meta": {}}], ids=["no _meta", "an empty _meta"])
+def test_a_new_revision_without_the_version_in_the_body_has_invalid_params(params: dict[str, Any]) -> None:
+    with pytest.raises(HeaderMismatch) as refused:
+        check_routing(body(request("ping", params)), routing(M, "ping"))
+    assert refused.value.code == INVALID_PARAMS
+    with pytest.raises(HeaderMismatch) as refused:
+        check_routing(body(modern("ping")), routing(None, "ping"))
+    assert refused.value.code == HEADER_MISMATCH
 
 
 def test_a_version_that_is_there_twice_equals_nothing() -> None:
