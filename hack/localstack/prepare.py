@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from localstack import docker, images, kube_binaries, kubernetes, parallel, postgres, registry, runtime
+from localstack import clients, docker, images, kube_binaries, kubernetes, parallel, postgres, registry, runtime
 from localstack.host import GATEWAY_USER
 from localstack.progress import SetupError, say
 from localstack.stack import check_machine, workspace
@@ -40,7 +40,7 @@ def main() -> int:
                 postgres.binaries()
                 runtime.for_user(GATEWAY_USER, supervisor.folder)
 
-            parallel.run(supervisor, [control_plane, containers, python])
+            parallel.run(supervisor, [control_plane, containers, python, clients.prepare])
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
