@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from mcp import types
-from mcp.client.client import Client
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from localstack.processes import Supervisor
-from support.gateway.others import FASTMCP_TOOLS, fastmcp_server, findings
+from support.gateway.mcp_http import sdk_client
+from support.gateway.others import FASTMCP_TOOLS, conformance_server, fastmcp_server, findings
 from support.gateway.world import Connection, World, restricted
 
 pytestmark = pytest.mark.e2e
@@ -72,13 +70,7 @@ async def _found_by_sdk(gateway: World, connection: Connection, mode: str) -> di
     async def asked(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
         return types.ElicitResult(action="accept", content={"value": "Ada"})
 
-    headers = {"Authorization": f"Bearer {connection.token}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, verify=gateway.tls.client_context(), timeout=30, trust_env=False) as http,
-        Client(
-            streamable_http_client(connection.url, http_client=http), mode=mode, elicitation_callback=asked
-        ) as client,
-    ):
+    async with sdk_client(gateway, connection, mode, elicitation_callback=asked) as client:
         found["version"] = client.protocol_version
         found["tools"] = sorted(tool.name for tool in (await client.list_tools()).tools)
         found["sum"] = (await client.call_tool("add", {"a": 2, "b": 3})).structured_content
@@ -109,3 +101,20 @@ async def test_the_sdk_of_today_works_in_both_eras(
     _check({**found, "wrong_token": repr(refused.value)})
     if mode == "legacy":
         assert found["greeting"] == GREETING
+
+
+async def test_a_server_without_handshake_asks_in_rounds_and_in_the_order_of_the_call(
+    gateway: World, supervisor: Supervisor
+) -> None:
+    instance = gateway.instance(conformance_server(supervisor, "conformance-rounds"))
+    connection = gateway.connect(instance)
+    asked: list[str] = []
+
+    async def answer(context: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+        asked.append(params.message)
+        return types.ElicitResult(action="accept", content={"name": "Ada", "color": "blue"})
+
+    async with sdk_client(gateway, connection, elicitation_callback=answer) as client:
+        assert client.protocol_version == "2026-07-28"
+        assert _text(await client.call_tool("test_input_required_result_multi_round")) == "round 2 of Ada: blue"
+    assert asked == ["Step 1: What is your name?", "Step 2: What is your favorite color?"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from localstack.ports import accepts, free_port
-from localstack.processes import Command, Supervisor
+from localstack.processes import Supervisor
 from support.conformance.bearer_proxy import bearer_proxy
 from support.conformance.suite import REVISIONS, Check, Run, Verdict
+from support.gateway.others import conformance_server
 from support.gateway.world import World
 from toolbox_dtma.link.messages import Change
-from toolbox_dtma.wire import HostConfig
+from toolbox_dtma.wire import Expose, HostConfig, NameFilter
 
 pytestmark = pytest.mark.e2e
-
-TESTS = Path(__file__).parents[2]
 
 NO_SKILLS = "the server has no skills extension: it is a set of resources and methods of which a relay sees nothing new"
 NOT_APPLICABLE: Mapping[str, str] = {
@@ -30,41 +28,50 @@ NOT_APPLICABLE: Mapping[str, str] = {
 """Scenarios of which no check applies, directly or through the gateway. All others must pass."""
 
 
-@pytest.fixture(scope="module")
-def ports(supervisor: Supervisor) -> tuple[int, int]:
-    """Two equal servers, so that the two runs cannot disturb each other: reached directly, and behind the gateway."""
-    found: list[int] = []
-    for name in ("conformance-direct", "conformance-behind"):
-        port = free_port()
-        argv = [sys.executable, "-m", "support.conformance.server", str(port)]
-        child = supervisor.start(Command(name, argv, env={"PYTHONPATH": str(TESTS)}))
-        child.wait_until(lambda port=port: accepts(port), 30, "listening")
-        found.append(port)
-    return found[0], found[1]
+DIRECT, OPEN, FILTERED = "direct", "open", "filtered"
+NAMES_NOTHING = "without a URI it could be about anything, so policy refuses it before the server can say it is gone"
+REFUSED_THROUGH: Mapping[str, Mapping[str, str]] = {
+    OPEN: {},
+    FILTERED: {
+        "server-stateless:sep-2575-http-server-method-not-found-404-resources-subscribe": NAMES_NOTHING,
+        "server-stateless:sep-2575-http-server-method-not-found-404-resources-unsubscribe": NAMES_NOTHING,
+    },
+}
+"""By connection: checks that pass directly and cannot pass through the gateway, and why."""
+
+_ALL_BUT_ONE = NameFilter(allow=("*",), deny=("not-there",))
+_ALL_HERE = NameFilter(allow=("test://*",))
+EXPOSED = {OPEN: Expose(), FILTERED: Expose(tools=_ALL_BUT_ONE, prompts=_ALL_BUT_ONE, resources=_ALL_HERE)}
+"""What passes the relay unseen, and what is held, parsed and filtered although nothing is denied in the end."""
 
 
 @pytest.fixture(scope="module")
-def urls(gateway: World, ports: tuple[int, int]) -> Generator[tuple[str, str]]:
-    """The server's own URL, and one that leads through the gateway."""
-    direct, behind = ports
-    connection = gateway.connect(gateway.instance(behind))
-    with bearer_proxy(connection, gateway.tls.client_context()) as url:
-        origin = url.removesuffix(f"/servers/{connection.instance}/mcp")
-        gateway.dtma.apply(Change(config=HostConfig(gateway_url=gateway.base, allowed_origins=(origin,))))
-        yield f"http://127.0.0.1:{direct}/mcp", url
+def urls(gateway: World, supervisor: Supervisor) -> Generator[dict[str, str]]:
+    """The server's own URL, and one through each connection; a server for each, so that no run disturbs another."""
+    with ExitStack() as proxies:
+        found: dict[str, str] = {}
+        origins: list[str] = []
+        for name, expose in EXPOSED.items():
+            port = conformance_server(supervisor, f"conformance-{name}")
+            surface = gateway.dtma.probe(port, "/mcp").surface
+            connection = gateway.connect(gateway.instance(port, surface=surface), expose=expose)
+            found[name] = proxies.enter_context(bearer_proxy(connection, gateway.tls.client_context()))
+            origins.append(found[name].removesuffix(f"/servers/{connection.instance}/mcp"))
+        gateway.dtma.apply(Change(config=HostConfig(gateway_url=gateway.base, allowed_origins=tuple(origins))))
+        yield {DIRECT: f"http://127.0.0.1:{conformance_server(supervisor, 'conformance-direct')}/mcp", **found}
+
+
+Verdicts = Mapping[Check, Verdict]
 
 
 @pytest.fixture(params=REVISIONS)
-def runs(
-    request: pytest.FixtureRequest, urls: tuple[str, str], tmp_path: Path
-) -> Generator[tuple[Mapping[Check, Verdict], Mapping[Check, Verdict]]]:
-    """What the suite says directly and through the gateway, at one revision."""
-    both = [Run(url, request.param, tmp_path / name) for url, name in zip(urls, ("direct", "through"), strict=True)]
+def runs(request: pytest.FixtureRequest, urls: dict[str, str], tmp_path: Path) -> Generator[dict[str, Verdicts]]:
+    """What the suite says about each URL, at one revision."""
+    started = {name: Run(url, request.param, tmp_path / name) for name, url in urls.items()}
     try:
-        direct, through = both
-        yield direct.verdicts(), through.verdicts()
+        yield {name: run.verdicts() for name, run in started.items()}
     finally:
-        for run in both:
+        for run in started.values():
             run.stop()
 
 
@@ -76,19 +83,19 @@ def _status(verdicts: Mapping[Check, Verdict], check: Check) -> str:
     return verdicts[check].status if check in verdicts else "never ran"
 
 
-def test_every_check_says_the_same_directly_and_through_the_gateway_and_none_fails(
-    runs: tuple[Mapping[Check, Verdict], Mapping[Check, Verdict]],
-) -> None:
-    direct, through = runs
+def test_every_check_says_the_same_directly_and_through_the_gateway_and_none_fails(runs: dict[str, Verdicts]) -> None:
+    direct = runs.pop(DIRECT)
     assert not _failed(direct)
-    assert not _failed(through)
-    # None was skipped, or never reached, because a gateway is in between.
-    different = {
-        str(check): (_status(direct, check), _status(through, check))
-        for check in direct.keys() | through.keys()
-        if _status(direct, check) != _status(through, check)
-    }
-    assert not different
+    for name, through in runs.items():
+        ran = {str(check) for check in direct}
+        assert _failed(through).keys() == REFUSED_THROUGH[name].keys() & ran, (name, _failed(through))
+        # None was skipped, or never reached, because a gateway is in between.
+        different = {
+            str(check): (_status(direct, check), _status(through, check))
+            for check in direct.keys() | through.keys()
+            if str(check) not in REFUSED_THROUGH[name] and _status(direct, check) != _status(through, check)
+        }
+        assert not different, name
     scenarios = {check.scenario for check in direct}
     # Valid messages are checked in every scenario, whatever it is about.
     own = {check: verdict for check, verdict in direct.items() if check.id != "wire-schema-valid"}

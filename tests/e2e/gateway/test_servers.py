@@ -57,7 +57,7 @@ async def test_a_shipped_server_is_probed_listed_and_called_in_every_era_it_has(
     probed = gateway.dtma.probe(port, "/mcp")
     assert probed.report.ok, probed
     surface = probed.surface
-    assert {shipped.tool, shipped.denied} <= set(surface)
+    assert {shipped.tool, shipped.denied} <= set(surface.tools)
     connection = gateway.connect(
         gateway.instance(port, surface=surface), expose=restricted("*", deny=(shipped.denied,))
     )
@@ -65,7 +65,7 @@ async def test_a_shipped_server_is_probed_listed_and_called_in_every_era_it_has(
         async with sdk_client(gateway, connection, mode) as client:
             assert (client.protocol_version == "2026-07-28") is (shipped.stateless and mode == "auto")
             listed = {tool.name for tool in (await client.list_tools()).tools}
-            assert listed == set(surface) - {shipped.denied}
+            assert listed == set(surface.tools) - {shipped.denied}
             answer = await client.call_tool(shipped.tool, shipped.arguments)
             assert not answer.is_error
             assert shipped.answers(answer.structured_content), answer.structured_content

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import httpx2
 from mcp.client.client import Client
+from mcp.client.session import ElicitationFnT
 from mcp.client.streamable_http import streamable_http_client
 
 from support.gateway.world import Connection, World
@@ -70,11 +71,21 @@ async def open_session(http: httpx.AsyncClient, connection: Connection) -> RawSe
 
 
 @asynccontextmanager
-async def sdk_client(world: World, connection: Connection, mode: str = "auto") -> AsyncGenerator[Client]:
+async def sdk_client(
+    world: World,
+    connection: Connection,
+    mode: str = "auto",
+    *,
+    elicitation_callback: ElicitationFnT | None = None,
+) -> AsyncGenerator[Client]:
     """The SDK's client with nothing but URL, token and CA."""
     headers = {"Authorization": f"Bearer {connection.token}"}
     async with (
         httpx2.AsyncClient(headers=headers, verify=world.tls.client_context(), timeout=15, trust_env=False) as http,
-        Client(streamable_http_client(connection.url, http_client=http), mode=mode) as client,
+        Client(
+            streamable_http_client(connection.url, http_client=http),
+            mode=mode,
+            elicitation_callback=elicitation_callback,
+        ) as client,
     ):
         yield client

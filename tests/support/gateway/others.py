@@ -47,6 +47,14 @@ def hello_server(supervisor: Supervisor) -> int:
     return _listening(supervisor.start(Command("hello-server", argv, env={"PORT": str(port)})), port)
 
 
+def conformance_server(supervisor: Supervisor, name: str) -> int:
+    """Starts the server that answers the conformance suite; its port."""
+    port = free_port()
+    argv = [sys.executable, "-m", "support.conformance.server", str(port)]
+    environment = {"PYTHONPATH": str(REPOSITORY / "tests")}
+    return _listening(supervisor.start(Command(name, argv, env=environment)), port)
+
+
 def _run(argv: Sequence[str], given: Mapping[str, Any], environment: Mapping[str, str], folder: Path) -> dict[str, Any]:
     done = subprocess.run(
         argv,
