@@ -31,7 +31,7 @@ test: prepare ## all tests but the long ones below; ARGS="-k name -x" go to pyte
 test-unit: $(STAMP) ## the tests that need nothing but Python
 	$(BIN)/pytest -m "not crds and not faults and not bench and not install and not integration and not e2e" $(ARGS)
 
-test-faults: prepare ## bad input, crashes and outages on real parts: about 20 minutes
+test-faults: prepare ## bad input, crashes and outages on real parts: some 20 minutes on 2 cores
 	$(SIDE_BY_SIDE) -m faults $(ARGS)
 
 test-install: prepare ## builds images, manifests and host bundle, and tries them: some minutes
