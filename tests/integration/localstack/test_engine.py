@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,19 @@ def test_an_engine_that_runs_already_is_used_and_left_alone(docker_engine: Engin
     assert docker.running_version() == docker_engine.version
 
 
-def test_an_engine_started_by_a_run_is_stopped_with_it(docker_engine: Engine, tmp_path: Path) -> None:
-    socket = tmp_path / "docker.sock"
+@pytest.fixture
+def short() -> Generator[Path]:
+    """A folder whose name leaves room for containerd's: a socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="mtb-engine-", dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_an_engine_started_by_a_run_is_stopped_with_it(docker_engine: Engine, short: Path) -> None:
+    socket = short / "docker.sock"
     # In a network namespace of its own, so that it does not touch the bridges and rules of the machine's engine.
-    argv = ["unshare", "--net", "dockerd", "--host", f"unix://{socket}", "--pidfile", str(tmp_path / "pid")]
-    argv += ["--data-root", str(tmp_path / "data"), "--exec-root", str(tmp_path / "exec"), "--storage-driver=vfs"]
-    with Supervisor(tmp_path / "logs") as supervisor:
+    argv = ["unshare", "--net", "dockerd", "--host", f"unix://{socket}", "--pidfile", str(short / "pid")]
+    argv += ["--data-root", str(short / "data"), "--exec-root", str(short / "exec"), "--storage-driver=vfs"]
+    with Supervisor(short / "logs") as supervisor:
         engine = docker.launch(supervisor, argv, socket)
         token = f"engine-{supervisor.token}"
         assert engine.version == docker_engine.version
