@@ -16,6 +16,7 @@ LONG = (
     "faults/kubernetes",
     "faults/bad_input",
     "faults/crashes",
+    "faults/processes",
     "faults/hosts",
     "integration/api",
     "e2e",
@@ -25,12 +26,12 @@ LONG = (
 )
 """Folders (or files) under `tests/`, longest first; what is not below any of them comes last."""
 SHARED = {
-    "faults/bad_input": "fault stack",
-    "faults/bulkhead": "fault stack",
-    "faults/lifecycle": "fault stack",
-    "faults/processes": "fault stack",
-    "faults/record": "fault stack",
-    "faults/test_harness.py": "fault stack",
+    "faults/bad_input": "objects",
+    "faults/lifecycle": "objects",
+    "faults/bulkhead": "processes",
+    "faults/processes": "processes",
+    "faults/record": "processes",
+    "faults/test_harness.py": "processes",
     "unit": "",
 }
 """Folders (or files) that share servers with others, by the name of the group; "" for none to share."""

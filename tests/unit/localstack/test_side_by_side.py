@@ -21,8 +21,8 @@ def item_at(place: str, request: pytest.FixtureRequest) -> pytest.Item:
 @pytest.mark.parametrize(
     ("place", "group"),
     [
-        ("faults/record/test_away.py", "fault stack"),
-        ("faults/lifecycle/test_edits.py", "fault stack"),
+        ("faults/record/test_away.py", "processes"),
+        ("faults/lifecycle/test_edits.py", "objects"),
         ("faults/kubernetes/test_leases.py", "faults/kubernetes"),
         ("faults/crashes/test_operator_crashes.py", "faults/crashes/test_operator_crashes.py"),
         ("faults/crashes/test_dtma_restarts.py", "faults/crashes"),
