@@ -91,6 +91,9 @@ class FarEngine:
         os.kill(self._started.pid, signal.SIGTERM)
         until("the engine ended", self.running, lambda runs: not runs, seconds=60)
         self._without_containerd()
+        # One that ends between a container's end and its own cleaning up leaves the file system mounted, and the
+        # next one can never remove it (Docker 20.10).
+        janitor.unmount(str(self.data_root / "overlay2"))
 
     def hang(self) -> None:
         """SIGSTOP: connections are taken, and nothing is answered. To be ended by `go_on`."""
