@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import Expose, NameFilter, allowed_by_all
 
-_PLAIN_URI = re.compile(r"[a-z][a-z0-9+.-]*:(?://[!-~]+?)?[!-~]+")
+_PLAIN_URI = re.compile(r"[a-z][a-z0-9+.-]*:(?=[!-~])(?://)?([!-~]*)")
 """Printable ASCII with a scheme in lower case."""
-_READ_DIFFERENTLY = re.compile(r"[%\\]|//|/\.{1,2}(?:[/?#]|$)")
+_READ_DIFFERENTLY = re.compile(r"[%\\]|//|(?:^|/)\.{1,2}(?:[/?#]|$)")
 """What servers decode or resolve, each in its own way, before they look a resource up."""
 
 
@@ -47,9 +47,8 @@ class Names:
             return True
         if not isinstance(uri, str) or any(each.deny for each in self.filters):
             return False
-        scheme, colon, rest = uri.partition(":")
-        plain = _PLAIN_URI.fullmatch(uri) and not _READ_DIFFERENTLY.search(rest.removeprefix("//"))
-        return bool(scheme and colon and plain) and self.exposes(uri)
+        plain = _PLAIN_URI.fullmatch(uri)
+        return plain is not None and not _READ_DIFFERENTLY.search(plain[1]) and self.exposes(uri)
 
     def exposes(self, name: str) -> bool:
         """Whether every filter allows the name, probed or not: what a list may show."""

@@ -45,7 +45,7 @@ async def main(given: dict[str, Any]) -> dict[str, Any]:
     try:
         await client(given["wrong_token"]).get_tools()
         found["wrong_token"] = "accepted"
-    except BaseExceptionGroup as refused:
+    except BaseExceptionGroup as refused:  # the SDK's task group wraps whatever refused it
         found["wrong_token"] = repr(refused.exceptions)
     return found
 

@@ -13,7 +13,6 @@ import uvicorn
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
-from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -25,7 +24,6 @@ from mcp_types import (
     GetPromptRequestParams,
     GetPromptResult,
     InputRequiredResult,
-    JSONRPCMessage,
     ListPromptsResult,
     ListResourcesResult,
     ListResourceTemplatesResult,
@@ -41,6 +39,7 @@ from support.conformance import contents, rounds, tools
 from support.conformance.contents import text
 from support.conformance.tasks import Tasks
 from support.conformance.tools import Context, Outcome, ServedTool
+from support.gateway.event_store import MemoryEvents
 
 NAME = "conformance"
 RETRY_MILLISECONDS = 100
@@ -69,28 +68,6 @@ _RESOURCES: dict[str, dict[str, Any]] = {
 }
 _TEMPLATE = "test://template/{id}/data"
 _FROM_TEMPLATE = re.compile(r"test://template/([^/]+)/data")
-
-
-class Events(EventStore):
-    """Every event of every stream, for streams that go on after a lost connection."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[str, JSONRPCMessage | None]] = []
-
-    async def store_event(self, stream_id: str, message: JSONRPCMessage | None) -> str:
-        """Remembers an event; its id is its number."""
-        self._events.append((stream_id, message))
-        return str(len(self._events))
-
-    async def replay_events_after(self, last_event_id: str, send_callback: EventCallback) -> str | None:
-        """Sends what came later on the same stream."""
-        if not last_event_id.isdigit() or not 0 < (last := int(last_event_id)) <= len(self._events):
-            return None
-        stream = self._events[last - 1][0]
-        for number, (owner, message) in enumerate(self._events[last:], last + 1):
-            if owner == stream and message is not None:
-                await send_callback(EventMessage(message, str(number)))
-        return stream
 
 
 def _prompt_messages(params: GetPromptRequestParams) -> list[dict[str, Any]]:
@@ -201,7 +178,7 @@ def _listed(tool: ServedTool) -> dict[str, Any]:
 
 def main() -> None:
     """Serves on the port that is the only argument."""
-    app = build().streamable_http_app(event_store=Events(), retry_interval=RETRY_MILLISECONDS)
+    app = build().streamable_http_app(event_store=MemoryEvents(), retry_interval=RETRY_MILLISECONDS)
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", timeout_graceful_shutdown=1)
 
 

@@ -22,7 +22,8 @@ class MemoryEvents(EventStore):
 
     async def replay_events_after(self, last_event_id: str, send_callback: EventCallback) -> str | None:
         """Sends what came later on the same stream."""
-        number = int(last_event_id)
+        if not last_event_id.isdigit() or not 0 < (number := int(last_event_id)) <= len(self._events):
+            return None
         stream = self._events[number - 1][0]
         for later, (stream_id, message) in enumerate(self._events[number:], number + 1):
             if stream_id == stream and message is not None:
