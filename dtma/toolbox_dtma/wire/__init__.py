@@ -1,6 +1,7 @@
 """Wire models of the management API, imported by the operator and by DTMA: pydantic only (design §5)."""
 
 from toolbox_dtma.wire.base import EPOCH_HEADER, OWNER_HEADER, PROTOCOL_VERSION, canonical_hash
+from toolbox_dtma.wire.calls import CallBatch, CallOutcome, CallRecord
 from toolbox_dtma.wire.expose import Expose, NameFilter, allowed_by_all, glob_matches
 from toolbox_dtma.wire.grants import Credential, Grant, GrantList, GrantProgrammed, GrantReport
 from toolbox_dtma.wire.host import (
@@ -40,6 +41,9 @@ __all__ = [
     "HTTP_STATUS",
     "OWNER_HEADER",
     "PROTOCOL_VERSION",
+    "CallBatch",
+    "CallOutcome",
+    "CallRecord",
     "Capacity",
     "ContainerReport",
     "Credential",
