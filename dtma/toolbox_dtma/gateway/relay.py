@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -13,11 +14,13 @@ from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
+from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounded, Bounds
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
 from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.link.messages import GrantPolicy
 
 CONNECT_SECONDS = 5.0
 CALL_IDLE_SECONDS = 900.0
@@ -28,7 +31,8 @@ WRITE_STALL_SECONDS = 120.0
 """Longest time a client may take to accept bytes."""
 DETACHED_SECONDS = 600.0
 """How long a call runs on after its client hung up."""
-MAX_DETACHED = 256
+MAX_DETACHED = 64
+"""Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
 OFFLOAD_BYTES = 64 * 1024
 """Documents above this are parsed in a thread."""
 
@@ -82,7 +86,7 @@ class Relay:
         self._state = state
         self._exchanges = exchanges
         self._unix = unix_clock
-        self._detached: set[asyncio.Task[None]] = set()
+        self._detached: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
     async def run(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> web.StreamResponse:
         """Send the call and answer the client. Raises `Refusal` while nothing was answered yet."""
@@ -99,6 +103,10 @@ class Relay:
             raise unavailable("connect", "The server does not accept connections now", call.id) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise bad_gateway(type(error).__name__, "The server broke off its answer", call.id) from None
+        except AnswerTooLarge:
+            if exchange.bounds is None:
+                raise
+            raise exchange.bounds.too_large() from None
         finally:
             if not detached:
                 _discard(sending)
@@ -125,6 +133,9 @@ class Relay:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
         if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
+        most = _most(exchange)
+        if most is not None and (upstream.content_length or 0) > most:
+            raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
         if kind == "text/event-stream":
@@ -157,7 +168,8 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
-        first = await upstream.content.readany()
+        chunks = _chunks(upstream, _most(exchange))
+        first = await anext(chunks, b"")
         if upstream.content.at_eof():
             return web.Response(status=upstream.status, headers=headers, body=first or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
@@ -166,10 +178,12 @@ class Relay:
         await response.prepare(request)
         try:
             await _write(response, first)
-            async for chunk in upstream.content.iter_any():
+            async for chunk in chunks:
                 await _write(response, chunk)
         except (aiohttp.ClientError, TimeoutError):
             _cut(request)
+        except AnswerTooLarge:
+            _cut(request, exchange)
         return response
 
     async def _filtered(
@@ -183,7 +197,7 @@ class Relay:
     ) -> web.StreamResponse:
         """Read a whole answer and pass on what policy shows of it."""
         raw = bytearray()
-        async for chunk in upstream.content.iter_any():
+        async for chunk in _chunks(upstream, _most(exchange)):
             raw += chunk
             if len(raw) > MAX_EVENT_BYTES:
                 raise bad_gateway("undecidable", "The server's answer is too large to be filtered", call.id)
@@ -247,12 +261,14 @@ class Relay:
         exchange.started = True
         await response.prepare(request)
         try:
-            async for chunk in upstream.content.iter_any():
+            async for chunk in _chunks(upstream, _most(exchange)):
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
         except (aiohttp.ClientError, TimeoutError, EventTooLarge, Undecidable):
             _cut(request)
+        except AnswerTooLarge:
+            _cut(request, exchange)
         if rewriter.unterminated:
             _cut(request)
         return response
@@ -272,26 +288,45 @@ class Relay:
 
     def _detach(self, exchange: Exchange, call: Call, sending: asyncio.Future[aiohttp.ClientResponse]) -> bool:
         """Let the call run on after its client hung up, if it may. Returns whether it does."""
-        if not call.survives or exchange.aborted is not None or len(self._detached) >= MAX_DETACHED:
+        grant = exchange.admitted.grant
+        if not call.survives or exchange.aborted is not None or not self._may_detach(grant):
             return False
-        task = asyncio.create_task(self._finish(exchange.admitted, sending))
-        self._detached.add(task)
-        task.add_done_callback(self._detached.discard)
+        bounds = exchange.unbind()
+        task = asyncio.create_task(self._finish(exchange.admitted, bounds, sending))
+        self._detached[grant.uid].add(task)
+        task.add_done_callback(lambda done: self._finished(grant.uid, done))
+        if bounds is not None:
+            # Also of a task that is cancelled before its first step.
+            task.add_done_callback(lambda _: bounds.release())
         return True
 
-    async def _finish(self, admitted: Admitted, sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    def _may_detach(self, grant: GrantPolicy) -> bool:
+        # Where a limit bounds what runs, closing one call to make room would free its place by a hang-up.
+        bounded_by_limit = grant.limits is not None and grant.limits.concurrent_calls is not None
+        return bounded_by_limit or len(self._detached.get(grant.uid, ())) < MAX_DETACHED
+
+    def _finished(self, uid: str, task: asyncio.Task[None]) -> None:
+        self._detached[uid].discard(task)
+        if not self._detached[uid]:
+            del self._detached[uid]
+
+    async def _finish(
+        self, admitted: Admitted, bounds: Bounds | None, sending: asyncio.Future[aiohttp.ClientResponse]
+    ) -> None:
         """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
         grant = admitted.grant
         with self._exchanges.enter(admitted, None) as exchange:
+            if bounds is not None:
+                exchange.bind(bounds)
             # A revocation may have come between the hang-up and the first step of this task.
             if self._state.still_admitted(grant.uid, admitted.digest, grant.instance) is None:
                 exchange.abort(Cause.REVOKED)
             try:
                 async with asyncio.timeout(DETACHED_SECONDS):
                     upstream = await sending
-                    async for _ in upstream.content.iter_any():
+                    async for _ in _chunks(upstream, _most(exchange)):
                         pass
-            except (Refusal, aiohttp.ClientError, TimeoutError, asyncio.CancelledError):
+            except (Refusal, aiohttp.ClientError, TimeoutError, AnswerTooLarge, asyncio.CancelledError):
                 # Ended by the server, by time or by revocation: there is nobody left to tell.
                 return
             finally:
@@ -299,9 +334,10 @@ class Relay:
 
     async def close(self) -> None:
         """End what still runs on."""
-        for task in tuple(self._detached):
+        running = [task for tasks in self._detached.values() for task in tasks]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._detached, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _retrieve(sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
@@ -323,8 +359,24 @@ async def _write(response: web.StreamResponse, data: bytes) -> None:
         await response.write(data)
 
 
-def _cut(request: web.BaseRequest) -> None:
-    """Close the client's connection so that it cannot take what it got for the whole."""
+def _most(exchange: Exchange) -> int | None:
+    """Bytes that an answer's body may have."""
+    return None if exchange.bounds is None else exchange.bounds.max_response_bytes
+
+
+def _chunks(upstream: aiohttp.ClientResponse, most: int | None) -> AsyncIterator[bytes]:
+    """A body as it comes. Raises `AnswerTooLarge`."""
+    chunks = aiter(upstream.content.iter_any())
+    return chunks if most is None else Bounded(chunks, most)
+
+
+def _cut(request: web.BaseRequest, exchange: Exchange | None = None) -> None:
+    """Close the client's connection so that it cannot take what it got for the whole.
+
+    `exchange`: of one that was cut for the size of its answer.
+    """
+    if exchange is not None:
+        exchange.cut = RESPONSE_SIZE
     transport = request.transport
     if transport is not None:
         transport.abort()
