@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -253,14 +254,17 @@ async def test_a_body_above_the_limit_is_refused_before_anything_is_forwarded(
     assert fits.status_code == 202 and script.seen[0].body == exact
 
 
-async def chunked(request: web.BaseRequest, seen: Seen, content_type: str, total: int) -> web.StreamResponse:
-    """An answer of unknown length, in parts of 1 KiB that go out one by one."""
+async def chunked(
+    request: web.BaseRequest, content_type: str, total: int, first: threading.Event
+) -> web.StreamResponse:
+    """An answer of unknown length, in parts of 1 KiB; all but the first wait until that arrived."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await response.prepare(request)
     part = b"data: " + b"x" * (1024 - 8) + b"\n\n" if content_type == "text/event-stream" else b" " * 1024
-    for _ in range(total // 1024):
+    await response.write(part)
+    assert await asyncio.to_thread(first.wait, 10)
+    for _ in range(total // 1024 - 1):
         await response.write(part)
-        await asyncio.sleep(0)
     return response
 
 
@@ -287,21 +291,27 @@ async def test_a_stream_is_cut_when_it_passes_the_limit_and_does_not_look_comple
     gateway: World, script: ScriptedServer, http: httpx.AsyncClient, content_type: str, method: str
 ) -> None:
     sizes = [100 * 1024, 64 * 1024]
+    first = threading.Event()
 
-    async def answer(request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
-        return await chunked(request, seen, content_type, sizes.pop())
+    async def answer(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        return await chunked(request, content_type, sizes.pop(), first)
+
+    async def read() -> AsyncGenerator[int]:
+        first.clear()
+        async with http.stream(method, connection.url, json=message, headers=connection.headers) as stream:
+            async for part in stream.aiter_raw():
+                first.set()
+                yield len(part)
 
     script.answer = answer
     connection = limited(gateway, script, max_response_bytes=64 * 1024)
     message = call("x") if method == "POST" else None
-    whole = await http.request(method, connection.url, json=message, headers=connection.headers)
-    assert len(whole.content) == 64 * 1024
+    assert sum([part async for part in read()]) == 64 * 1024
     received = 0
     with pytest.raises(httpx.RemoteProtocolError):
-        async with http.stream(method, connection.url, json=message, headers=connection.headers) as cut:
-            async for part in cut.aiter_raw():
-                received += len(part)
-    assert received <= 64 * 1024
+        async for part in read():
+            received += part
+    assert 1024 <= received <= 64 * 1024
     found = [line for line in gateway.log_lines() if line.get("connection") == connection.uid]
     assert [(line["event"], line["reason"]) for line in found] == [("cut", "response-size-limit")]
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
@@ -310,9 +320,11 @@ async def test_a_stream_is_cut_when_it_passes_the_limit_and_does_not_look_comple
 async def test_a_filtered_answer_above_the_limit_is_refused(
     gateway: World, script: ScriptedServer, http: httpx.AsyncClient
 ) -> None:
-    async def answer(request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
-        return await chunked(request, seen, "application/json", 8192)
+    async def answer(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        return await chunked(request, "application/json", 8192, at_once)
 
+    at_once = threading.Event()
+    at_once.set()
     script.answer = answer
     connection = gateway.connect(
         gateway.instance(script.port, surface=("x",)),
