@@ -39,6 +39,8 @@ class Exchange:
         self.timer: asyncio.TimerHandle | None = None
         self.bounds: Bounds | None = None
         """Of a connection with limits, once the request is let in."""
+        self.deserted = False
+        """Whether the client went away without having taken the whole answer."""
         self.cut: str | None = None
         """Reason for which the answer was broken off, if the connection's limits are why."""
         self._ending: asyncio.TimerHandle | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,19 +130,16 @@ def _nothing() -> None:
     """Where nothing was counted."""
 
 
-class Bounded:
-    """Chunks as long as they have at most so many bytes together. Raises `AnswerTooLarge` in the place of the next."""
+def bounded(read: Callable[[], Awaitable[bytes]], most: int) -> Callable[[], Awaitable[bytes]]:
+    """Reads chunks as long as they have at most so many bytes together; then it raises `AnswerTooLarge`."""
+    left = most
 
-    def __init__(self, chunks: AsyncIterator[bytes], most: int):
-        self._chunks = chunks
-        self._left = most
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        chunk = await anext(self._chunks)
-        self._left -= len(chunk)
-        if self._left < 0:
+    async def next_chunk() -> bytes:
+        nonlocal left
+        chunk = await read()
+        left -= len(chunk)
+        if left < 0:
             raise AnswerTooLarge
         return chunk
+
+    return next_chunk

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-import aiohttp
 from aiohttp import web
 
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
-from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounded, Bounds
+from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
 from toolbox_dtma.gateway.parsing import RpcId
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, bad_gateway, rpc_error, unavailable
+from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
 from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.gateway.upstream.client import UpstreamClient
+from toolbox_dtma.gateway.upstream.connection import Answer
+from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
 from toolbox_dtma.link.messages import GrantPolicy
 
-CONNECT_SECONDS = 5.0
 CALL_IDLE_SECONDS = 900.0
 """Longest silence of a server within the answer to a POST."""
 STREAM_IDLE_SECONDS = 3600.0
@@ -59,24 +60,12 @@ class Call:
     idle_seconds: float
 
 
-def new_client_session() -> aiohttp.ClientSession:
-    """The client towards servers: no cookies, no redirects, no decoding, nothing from the environment."""
-    return aiohttp.ClientSession(
-        # Servers close idle connections after 5 s or more; ours must be gone first, or a POST meets a closing one.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, use_dns_cache=False),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-    )
-
-
 class Relay:
     """Relays calls for one worker."""
 
     def __init__(
         self,
-        client: aiohttp.ClientSession,
+        client: UpstreamClient,
         state: PolicyState,
         exchanges: Exchanges,
         *,
@@ -90,43 +79,39 @@ class Relay:
 
     async def run(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> web.StreamResponse:
         """Send the call and answer the client. Raises `Refusal` while nothing was answered yet."""
-        sending = asyncio.ensure_future(self._send(call))
-        sending.add_done_callback(_retrieve)
+        upstream = self._send(call)
         detached = False
         try:
-            upstream = await asyncio.shield(sending)
-            return await self._answer(request, exchange, call, upstream)
+            response = await self._answer(request, exchange, call, upstream)
+            detached = exchange.deserted and self._detach(exchange, call, upstream)
+            return response
         except asyncio.CancelledError:
-            detached = self._detach(exchange, call, sending)
+            detached = self._detach(exchange, call, upstream)
             raise
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except ConnectFailed:
             raise unavailable("connect", "The server does not accept connections now", call.id) from None
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise bad_gateway(type(error).__name__, "The server broke off its answer", call.id) from None
+        except UpstreamError as error:
+            raise bad_gateway(error.reason, "The server broke off its answer", call.id) from None
         except AnswerTooLarge:
             if exchange.bounds is None:
                 raise
             raise exchange.bounds.too_large() from None
         finally:
             if not detached:
-                _discard(sending)
+                upstream.close()
 
-    async def _send(self, call: Call) -> aiohttp.ClientResponse:
-        if call.target.url is None:
+    def _send(self, call: Call) -> Answer:
+        target = call.target
+        if target.origin is None:
             raise unavailable("instance-away", "The server is not running now", call.id)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=call.idle_seconds)
-        return await self._client.request(
-            call.method,
-            call.target.url,
-            headers=call.headers,
-            data=call.body,
-            allow_redirects=False,
-            timeout=timeout,
+        return self._client.request(
+            call.method, target.origin, target.route.path, call.headers, call.body, silence=call.idle_seconds
         )
 
     async def _answer(
-        self, request: web.BaseRequest, exchange: Exchange, call: Call, upstream: aiohttp.ClientResponse
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, upstream: Answer
     ) -> web.StreamResponse:
+        await upstream.head()
         status = upstream.status
         # A switch of protocols would make the connection a tunnel for whatever stands before the gateway.
         if status < 200 or status == 401 or 300 <= status < 400:
@@ -134,7 +119,7 @@ class Relay:
         if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
         most = _most(exchange)
-        if most is not None and (upstream.content_length or 0) > most:
+        if most is not None and (upstream.length or 0) > most:
             raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
@@ -144,7 +129,7 @@ class Relay:
             return await self._filtered(request, exchange, call, upstream, kind, headers)
         return await self._bytes(request, exchange, upstream, headers)
 
-    def _signed_session(self, call: Call, upstream: aiohttp.ClientResponse) -> str | None:
+    def _signed_session(self, call: Call, upstream: Answer) -> str | None:
         values = upstream.headers.getall(SESSION, [])
         if not values:
             return None
@@ -164,24 +149,26 @@ class Relay:
         self,
         request: web.BaseRequest,
         exchange: Exchange,
-        upstream: aiohttp.ClientResponse,
+        upstream: Answer,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
-        chunks = _chunks(upstream, _most(exchange))
-        first = await anext(chunks, b"")
-        if upstream.content.at_eof():
+        read = _reader(upstream, exchange)
+        first = await read()
+        if upstream.at_eof:
             return web.Response(status=upstream.status, headers=headers, body=first or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
-        response.content_length = upstream.content_length
+        response.content_length = upstream.length
         exchange.started = True
-        await response.prepare(request)
         try:
+            await response.prepare(request)
             await _write(response, first)
-            async for chunk in chunks:
+            while chunk := await read():
                 await _write(response, chunk)
-        except (aiohttp.ClientError, TimeoutError):
+        except UpstreamError:
             _cut(request)
+        except (ConnectionError, TimeoutError):
+            _desert(request, exchange)
         except AnswerTooLarge:
             _cut(request, exchange)
         return response
@@ -191,13 +178,14 @@ class Relay:
         request: web.BaseRequest,
         exchange: Exchange,
         call: Call,
-        upstream: aiohttp.ClientResponse,
+        upstream: Answer,
         kind: str,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Read a whole answer and pass on what policy shows of it."""
         raw = bytearray()
-        async for chunk in _chunks(upstream, _most(exchange)):
+        read = _reader(upstream, exchange)
+        while chunk := await read():
             raw += chunk
             if len(raw) > MAX_EVENT_BYTES:
                 raise bad_gateway("undecidable", "The server's answer is too large to be filtered", call.id)
@@ -227,7 +215,7 @@ class Relay:
         try:
             for start in range(0, len(body), WHOLE_BYTES):
                 await _write(response, body[start : start + WHOLE_BYTES])
-        except (aiohttp.ClientError, TimeoutError):
+        except (UpstreamError, ConnectionError, TimeoutError):
             _cut(request)
         return response
 
@@ -251,22 +239,25 @@ class Relay:
         request: web.BaseRequest,
         exchange: Exchange,
         call: Call,
-        upstream: aiohttp.ClientResponse,
+        upstream: Answer,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass events on with ids of this session, held and filtered while policy is restricted."""
         session = upstream.headers.get(SESSION, call.session or "")
+        read = _reader(upstream, exchange)
         rewriter = SseRewriter(EventIds(lambda: self._state.sessions, call.binding, session).wrap)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         exchange.started = True
-        await response.prepare(request)
         try:
-            async for chunk in _chunks(upstream, _most(exchange)):
+            await response.prepare(request)
+            while chunk := await read():
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
-        except (aiohttp.ClientError, TimeoutError, EventTooLarge, Undecidable):
+        except (UpstreamError, EventTooLarge, Undecidable):
             _cut(request)
+        except (ConnectionError, TimeoutError):
+            _desert(request, exchange)
         except AnswerTooLarge:
             _cut(request, exchange)
         if rewriter.unterminated:
@@ -286,13 +277,13 @@ class Relay:
                 parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
         return b"".join(parts)
 
-    def _detach(self, exchange: Exchange, call: Call, sending: asyncio.Future[aiohttp.ClientResponse]) -> bool:
+    def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:
         """Let the call run on after its client hung up, if it may. Returns whether it does."""
         grant = exchange.admitted.grant
         if not call.survives or exchange.aborted is not None or not self._may_detach(grant):
             return False
         bounds = exchange.unbind()
-        task = asyncio.create_task(self._finish(exchange.admitted, bounds, sending))
+        task = asyncio.create_task(self._finish(exchange.admitted, bounds, upstream))
         self._detached[grant.uid].add(task)
         task.add_done_callback(lambda done: self._finished(grant.uid, done))
         if bounds is not None:
@@ -310,9 +301,7 @@ class Relay:
         if not self._detached[uid]:
             del self._detached[uid]
 
-    async def _finish(
-        self, admitted: Admitted, bounds: Bounds | None, sending: asyncio.Future[aiohttp.ClientResponse]
-    ) -> None:
+    async def _finish(self, admitted: Admitted, bounds: Bounds | None, upstream: Answer) -> None:
         """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
         grant = admitted.grant
         with self._exchanges.enter(admitted, None) as exchange:
@@ -323,14 +312,15 @@ class Relay:
                 exchange.abort(Cause.REVOKED)
             try:
                 async with asyncio.timeout(DETACHED_SECONDS):
-                    upstream = await sending
-                    async for _ in _chunks(upstream, _most(exchange)):
+                    await upstream.head()
+                    read = _reader(upstream, exchange)
+                    while await read():
                         pass
-            except (Refusal, aiohttp.ClientError, TimeoutError, AnswerTooLarge, asyncio.CancelledError):
+            except (UpstreamError, TimeoutError, AnswerTooLarge, asyncio.CancelledError):
                 # Ended by the server, by time or by revocation: there is nobody left to tell.
                 return
             finally:
-                _discard(sending)
+                upstream.close()
 
     async def close(self) -> None:
         """End what still runs on."""
@@ -338,20 +328,6 @@ class Relay:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-
-
-def _retrieve(sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
-    """Take note of an error that nobody awaits, which the event loop would otherwise report."""
-    if not sending.cancelled():
-        sending.exception()
-
-
-def _discard(sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
-    """Close the server's side, whatever state it is in; a complete answer's connection is reused."""
-    if not sending.done():
-        sending.cancel()
-    elif not sending.cancelled() and sending.exception() is None:
-        sending.result().close()
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
@@ -364,10 +340,10 @@ def _most(exchange: Exchange) -> int | None:
     return None if exchange.bounds is None else exchange.bounds.max_response_bytes
 
 
-def _chunks(upstream: aiohttp.ClientResponse, most: int | None) -> AsyncIterator[bytes]:
-    """A body as it comes. Raises `AnswerTooLarge`."""
-    chunks = aiter(upstream.content.iter_any())
-    return chunks if most is None else Bounded(chunks, most)
+def _reader(upstream: Answer, exchange: Exchange) -> Callable[[], Awaitable[bytes]]:
+    """What reads the body, within what it may have."""
+    most = _most(exchange)
+    return upstream.read if most is None else bounded(upstream.read, most)
 
 
 def _cut(request: web.BaseRequest, exchange: Exchange | None = None) -> None:
@@ -380,3 +356,9 @@ def _cut(request: web.BaseRequest, exchange: Exchange | None = None) -> None:
     transport = request.transport
     if transport is not None:
         transport.abort()
+
+
+def _desert(request: web.BaseRequest, exchange: Exchange) -> None:
+    """The client hung up, which only a write told, or takes nothing any more, which is no better."""
+    exchange.deserted = True
+    _cut(request)

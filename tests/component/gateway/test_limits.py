@@ -383,6 +383,30 @@ async def test_a_hang_up_gives_no_place_back(
     await asyncio.to_thread(eventually, lambda: places(gateway, connection) == 2, "and give their places back")
 
 
+async def test_a_hang_up_within_a_stream_gives_no_place_back(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    stop = threading.Event()
+
+    async def rush(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while not stop.is_set():
+            await response.write(b"data: {}\n\n" * 10)
+            await asyncio.sleep(0)
+        return response
+
+    script.answer = rush
+    for _ in range(10):
+        connection = limited(gateway, script, concurrent_calls=1)
+        async with http.stream("POST", connection.url, json=call("x"), headers=connection.headers) as stream:
+            await anext(stream.aiter_raw())
+        assert refusal(await post(http, connection, call("x")))["error"]["data"] == {"retryAfterMs": 1000}
+    assert script.open == 10
+    stop.set()
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the calls end at the server")
+
+
 def places(world: World, connection: Connection) -> int:
     """How many pings go through at once, one after the other as the server answers them."""
     with httpx.Client(verify=world.tls.client_context(), timeout=15, trust_env=False) as http:

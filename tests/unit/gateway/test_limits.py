@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from toolbox_dtma.gateway.counts import NoRoom, TooManyRunning, TooManyThisMinute, Wanted
-from toolbox_dtma.gateway.limits import AnswerTooLarge, Bounded, Load, check_size, is_listening, let_in
+from toolbox_dtma.gateway.limits import AnswerTooLarge, Load, bounded, check_size, is_listening, let_in
 from toolbox_dtma.gateway.parsing import parse_body
 from toolbox_dtma.gateway.refusal import Asker, Refusal
 from toolbox_dtma.link.messages import GrantPolicy
@@ -103,12 +103,17 @@ def test_a_body_of_exactly_the_limit_is_accepted() -> None:
 
 
 async def test_chunks_end_with_the_one_that_passes_the_bound() -> None:
-    async def chunks() -> AsyncGenerator[bytes]:
-        for part in (b"abc", b"de", b"f"):
-            yield part
+    def reading(most: int) -> Callable[[], Awaitable[bytes]]:
+        parts = iter([b"abc", b"de", b"f", b""])
 
-    assert [chunk async for chunk in Bounded(chunks(), 6)] == [b"abc", b"de", b"f"]
-    cut = Bounded(chunks(), 5)
-    assert (await anext(cut), await anext(cut)) == (b"abc", b"de")
+        async def read() -> bytes:
+            return next(parts)
+
+        return bounded(read, most)
+
+    whole = reading(6)
+    assert [await whole() for _ in range(4)] == [b"abc", b"de", b"f", b""]
+    cut = reading(5)
+    assert (await cut(), await cut()) == (b"abc", b"de")
     with pytest.raises(AnswerTooLarge):
-        await anext(cut)
+        await cut()
