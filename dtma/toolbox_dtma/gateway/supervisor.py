@@ -13,6 +13,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.backlog import make_memory
 from toolbox_dtma.gateway.process import configure_logging
 from toolbox_dtma.gateway.settings import GatewaySettings, SettingsInvalid, load_settings
 
@@ -31,6 +32,8 @@ class _Slot:
 
     number: int
     listening: socket.socket
+    calls: int
+    """Descriptor of the memory with call records, which outlives the process too."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float = 0.0
@@ -65,7 +68,7 @@ class Supervisor:
         self._config = config_path
         self._log = log
         sockets = listen(settings.listen_host, settings.listen_port, settings.workers)
-        self._slots = [_Slot(number, each) for number, each in enumerate(sockets)]
+        self._slots = [_Slot(number, each, make_memory()) for number, each in enumerate(sockets)]
 
     @property
     def port(self) -> int:
@@ -109,10 +112,11 @@ class Supervisor:
         descriptor = slot.listening.fileno()
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker", "--config", str(self._config)]
         command += ["--name", f"worker-{slot.number}", "--fd", str(descriptor), "--parent", str(os.getpid())]
+        command += ["--calls-fd", str(slot.calls)]
         # The signal mask is inherited and would keep the worker from ever seeing SIGTERM.
         previous = signal.pthread_sigmask(signal.SIG_SETMASK, set())
         try:
-            return subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+            return subprocess.Popen(command, pass_fds=[descriptor, slot.calls], stdin=subprocess.DEVNULL)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
@@ -138,6 +142,7 @@ class Supervisor:
                 process.wait()
         for slot in self._slots:
             slot.listening.close()
+            os.close(slot.calls)
         self._log.info("stopped")
 
 
