@@ -5,12 +5,12 @@ Nothing here suspends, no answer waits for it, and of a call's content only the 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from json.encoder import encode_basestring
+from typing import Any, cast
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -31,8 +31,16 @@ CALL = "tools/call"
 MAX_TOOL = 256
 _VERSION = re.compile(r"[0-9A-Za-z.-]{1,64}", re.ASCII)
 _STATUS = re.compile(r"upstream-\d+", re.ASCII)
-_TIMEOUTS = frozenset({"TimeoutError", "SocketTimeoutError", "ServerTimeoutError", "timeout"})
-_OUTCOMES = {"denied": CallOutcome.DENIED, "limited": CallOutcome.LIMITED}
+_TIMEOUTS = frozenset({"TimeoutError", "SocketTimeoutError", "ServerTimeoutError"})
+_OUTCOMES = {
+    "call-timeout": CallOutcome.TIMEOUT,
+    "concurrency-limit": CallOutcome.LIMITED,
+    "denied": CallOutcome.DENIED,
+    "no-room-for-limits": CallOutcome.LIMITED,
+    "rate-limit": CallOutcome.LIMITED,
+    "request-size-limit": CallOutcome.LIMITED,
+    "response-size-limit": CallOutcome.LIMITED,
+}
 _BY_STATUS = {408: CallOutcome.TIMEOUT, 413: CallOutcome.LIMITED, 429: CallOutcome.LIMITED, 504: CallOutcome.TIMEOUT}
 
 
@@ -238,20 +246,17 @@ class Meter:
     ) -> None:
         """Keep one record, as `CallEntry` has it."""
         seconds = max(0.0, self.now() - begun)
-        entry: dict[str, Any] = {
-            "id": uuid7(self._unix() - seconds),
-            "connection": connection,
-            "tool": tool,
-            "outcome": outcome,
-            "duration_ms": round(seconds * 1000),
-            "bytes_in": bytes_in,
-            "bytes_out": bytes_out,
-        }
+        # Written by hand, for speed: all but the tool's name is of letters and digits.
+        entry = (
+            f'{{"id":"{uuid7(self._unix() - seconds)}","connection":"{connection}","tool":{encode_basestring(tool)},'
+            f'"outcome":"{outcome.value}","duration_ms":{round(seconds * 1000)},'
+            f'"bytes_in":{bytes_in},"bytes_out":{bytes_out}'
+        )
         if version is not None:
-            entry["protocol_version"] = version
+            entry += f',"protocol_version":"{version}"'
         if trace is not None:
-            entry["trace_id"] = trace
-        self._backlog.append(connection, json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode())
+            entry += f',"trace_id":"{trace}"'
+        self._backlog.append(connection, (entry + "}").encode())
 
 
 def uuid7(at: float) -> str:
@@ -270,4 +275,4 @@ def _tool(message: RpcMessage) -> str:
 def _own_trace(message: RpcMessage) -> str | None:
     """The trace that a client names in the message itself (SEP-414)."""
     meta: Any = (message.params or {}).get("_meta")
-    return trace_id([meta.get("traceparent")]) if isinstance(meta, dict) else None
+    return trace_id([cast("dict[str, Any]", meta).get("traceparent")]) if isinstance(meta, dict) else None

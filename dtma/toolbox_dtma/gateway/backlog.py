@@ -1,8 +1,8 @@
 """Call records that DTMA has not taken yet, in memory that outlives the worker which wrote them.
 
-The supervisor makes one memory file for each worker's place and hands it to whichever process runs there. A worker that
-is killed leaves what it recorded to its successor. One process writes at a time, and each step is one aligned store
-of eight bytes, so a kill at any moment leaves the old state or the new one.
+The supervisor makes a memory file for each worker, and hands that of one that ended to the next one that starts: what a
+killed worker recorded is not lost. One process writes at a time, and each step is one aligned store of eight bytes, so
+a kill at any moment leaves the old state or the new one.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Backlog:
 
 
 def make_memory() -> int:
-    """A descriptor of a fresh memory file for one worker's place. Raises `OSError`."""
+    """A descriptor of a fresh memory file for one worker. Raises `OSError`."""
     descriptor = os.memfd_create("toolbox-gateway-calls")
     os.ftruncate(descriptor, _HEAD_BYTES + BACKLOG_BYTES)
     return descriptor

@@ -32,9 +32,9 @@ class _Slot:
 
     number: int
     listening: socket.socket
-    calls: int
-    """Descriptor of the memory with call records, which outlives the process too."""
     process: subprocess.Popen[bytes] | None = None
+    calls: int = -1
+    """Descriptor of the process's memory with call records; meaningful while there is a process."""
     started_at: float = 0.0
     start_at: float = 0.0
     back_off: float = field(default=FIRST_BACK_OFF)
@@ -68,7 +68,9 @@ class Supervisor:
         self._config = config_path
         self._log = log
         sockets = listen(settings.listen_host, settings.listen_port, settings.workers)
-        self._slots = [_Slot(number, each, make_memory()) for number, each in enumerate(sockets)]
+        self._left: list[int] = []
+        """Memory of processes that ended: whoever starts next takes up what they left."""
+        self._slots = [_Slot(number, each) for number, each in enumerate(sockets)]
 
     @property
     def port(self) -> int:
@@ -98,6 +100,7 @@ class Supervisor:
                 slot.back_off = FIRST_BACK_OFF
             self._log.warning("worker-ended", worker=slot.number, code=slot.process.returncode, again_in=slot.back_off)
             slot.process = None
+            self._left.append(slot.calls)
             slot.start_at = now + slot.back_off
             slot.back_off = min(slot.back_off * 2, LONGEST_BACK_OFF)
 
@@ -110,6 +113,7 @@ class Supervisor:
 
     def _start(self, slot: _Slot) -> subprocess.Popen[bytes]:
         descriptor = slot.listening.fileno()
+        slot.calls = self._left.pop(0) if self._left else make_memory()
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker", "--config", str(self._config)]
         command += ["--name", f"worker-{slot.number}", "--fd", str(descriptor), "--parent", str(os.getpid())]
         command += ["--calls-fd", str(slot.calls)]
@@ -142,7 +146,6 @@ class Supervisor:
                 process.wait()
         for slot in self._slots:
             slot.listening.close()
-            os.close(slot.calls)
         self._log.info("stopped")
 
 

@@ -17,8 +17,9 @@ MAX_ENTRIES = 256
 
 REFUSAL_REASONS = frozenset(
     {
-        "body", "connect", "denied", "event-id", "headers", "host", "instance-away", "internal", "limited", "method",
-        "no-policy", "origin", "other", "other-instance", "path", "revoked", "session", "slow-body", "stopping",
+        "body", "call-timeout", "concurrency-limit", "connect", "denied", "event-id", "headers", "host",
+        "instance-away", "internal", "method", "no-policy", "no-room-for-limits", "origin", "other", "other-instance",
+        "path", "rate-limit", "request-size-limit", "response-size-limit", "session", "slow-body", "stopping",
         "throttled", "timeout", "too-large", "unauthorized", "undecidable", "upstream-broke", "upstream-encoded",
         "upstream-session", "upstream-status",
     }
