@@ -34,8 +34,13 @@ def test_a_refusal_is_an_outcome(refusal: Refusal, outcome: CallOutcome) -> None
 
 @pytest.mark.parametrize(
     ("reason", "word"),
-    [("denied", "denied"), ("upstream-307", "upstream-status"), ("upstream-x", "other"), ("whatever a server says", "other")],
-)  # fmt: skip
+    [
+        ("denied", "denied"),
+        ("upstream-307", "upstream-status"),
+        ("upstream-x", "other"),
+        ("what a server says", "other"),
+    ],
+)
 def test_reasons_are_words_of_a_closed_set(reason: str, word: str) -> None:
     assert refusal_word(reason) == word
     assert word in REFUSAL_REASONS
