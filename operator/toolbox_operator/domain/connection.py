@@ -16,6 +16,7 @@ from toolbox_operator.domain.hold import Hold, stalled_by, waits_for
 from toolbox_operator.domain.host import HostView
 from toolbox_operator.domain.inputs import wire_expose
 from toolbox_operator.domain.server import permitted
+from toolbox_operator.domain.usage import Use
 from toolbox_operator.domain.values import server_url, target
 
 _NONE: Final = NameFilter(allow=())
@@ -30,6 +31,8 @@ class ConnectionObserved:
     server: ServerObject | None
     toolbox: ToolboxObject | None
     host: HostView | None
+    use: Use | None = None
+    """What status may say of its use now; None: what it says already."""
 
     @property
     def held(self) -> GrantReport | None:
