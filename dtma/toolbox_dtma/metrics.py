@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from toolbox_dtma.call_metrics import CallMetrics
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -25,6 +27,8 @@ class Gauges:
     workers_current: int
     tombstones: int
     boot_id: int
+    calls_held: int
+    calls_dropped: int
     certificate_expiry: float
     """When the management certificate ends, in seconds of Unix time."""
 
@@ -46,6 +50,8 @@ class _Scrape(Collector):
             ("dtma_gateway_workers", "Connected gateway workers.", gauges.workers),
             ("dtma_gateway_workers_current", "Gateway workers at the present revision.", gauges.workers_current),
             ("dtma_tombstones", "Tombstones held.", gauges.tombstones),
+            ("dtma_calls_held", "Call records that their owners have not fetched.", gauges.calls_held),
+            ("dtma_calls_dropped", "Call records lost for want of space, ever.", gauges.calls_dropped),
             ("dtma_boot_id", "How often DTMA started.", gauges.boot_id),
             (
                 "dtma_certificate_expiry_seconds",
@@ -70,6 +76,7 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
             registry=self._registry,
         )
+        self.calls = CallMetrics(self._registry)
 
     def expose(self, read: Callable[[], Gauges]) -> None:
         """Read gauges from here at every scrape."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from enum import Enum
 
+from toolbox_dtma.gateway.answers import UNMEASURED, Answer
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 
 _LONGEST_TIMER = 3600.0
@@ -32,6 +33,8 @@ class Exchange:
         """Whether bytes of an answer may already be on their way."""
         self.listening = False
         """Whether it is a stream that ends only when somebody closes it."""
+        self.calls: Answer = UNMEASURED
+        """Who wants to know how its calls end."""
         self._transport = transport
         self._task = task
         self.timer: asyncio.TimerHandle | None = None
@@ -56,6 +59,8 @@ class Exchanges:
         self._unix = unix_clock
         self._by_connection: defaultdict[str, set[Exchange]] = defaultdict(set)
         self.count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextmanager
     def enter(self, admitted: Admitted, transport: asyncio.Transport | None) -> Generator[Exchange]:
@@ -67,16 +72,23 @@ class Exchanges:
         members = self._by_connection[admitted.grant.uid]
         members.add(exchange)
         self.count += 1
+        self._idle.clear()
         self._arm(exchange)
         try:
             yield exchange
         finally:
             self.count -= 1
+            if not self.count:
+                self._idle.set()
             members.discard(exchange)
             if not members:
                 self._by_connection.pop(admitted.grant.uid, None)
             if exchange.timer is not None:
                 exchange.timer.cancel()
+
+    async def ended(self) -> None:
+        """Return once nothing is in flight."""
+        await self._idle.wait()
 
     def recheck(self, connections: Iterable[str], state: PolicyState) -> list[asyncio.Task[object]]:
         """Abort what the policy in force no longer admits. Returns the tasks that are ending."""

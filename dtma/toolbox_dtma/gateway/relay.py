@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
+from toolbox_dtma.gateway.answers import UNMEASURED, Answer
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
@@ -18,6 +19,7 @@ from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, bad_gateway, rpc
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
 from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.wire import CallOutcome
 
 CONNECT_SECONDS = 5.0
 CALL_IDLE_SECONDS = 900.0
@@ -127,6 +129,7 @@ class Relay:
             raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
+        exchange.calls.answering(status, kind)
         if kind == "text/event-stream":
             return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
@@ -157,8 +160,12 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
+        calls = exchange.calls
         first = await upstream.content.readany()
+        calls.body(first)
         if upstream.content.at_eof():
+            calls.complete()
+            calls.sent(len(first))
             return web.Response(status=upstream.status, headers=headers, body=first or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         response.content_length = upstream.content_length
@@ -166,9 +173,14 @@ class Relay:
         await response.prepare(request)
         try:
             await _write(response, first)
+            calls.sent(len(first))
             async for chunk in upstream.content.iter_any():
+                calls.body(chunk)
                 await _write(response, chunk)
-        except (aiohttp.ClientError, TimeoutError):
+                calls.sent(len(chunk))
+            calls.complete()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            calls.broke(error)
             _cut(request)
         return response
 
@@ -182,17 +194,21 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Read a whole answer and pass on what policy shows of it."""
-        raw = bytearray()
+        calls = exchange.calls
+        held = bytearray()
         async for chunk in upstream.content.iter_any():
-            raw += chunk
-            if len(raw) > MAX_EVENT_BYTES:
+            held += chunk
+            if len(held) > MAX_EVENT_BYTES:
                 raise bad_gateway("undecidable", "The server's answer is too large to be filtered", call.id)
+        raw = bytes(held)
+        calls.body(raw)
+        calls.complete()
         if not raw:
             return web.Response(status=upstream.status, headers=headers)
         try:
             if kind != "application/json":
                 raise Undecidable("not JSON by its type")
-            body = await self._shown(exchange, bytes(raw))
+            body = await self._shown(exchange, raw)
         except Undecidable:
             if upstream.status < 400:
                 raise bad_gateway("undecidable", "The server's answer cannot be filtered", call.id) from None
@@ -204,6 +220,7 @@ class Relay:
             )
         headers = {**headers, "Content-Type": "application/json"}
         if len(body) <= WHOLE_BYTES:
+            calls.sent(len(body))
             return web.Response(status=upstream.status, headers=headers, body=body)
         # Written while the exchange is known, so that a slow client is bounded and a revocation cuts it.
         response = web.StreamResponse(status=upstream.status, headers=headers)
@@ -212,8 +229,11 @@ class Relay:
         await response.prepare(request)
         try:
             for start in range(0, len(body), WHOLE_BYTES):
-                await _write(response, body[start : start + WHOLE_BYTES])
-        except (aiohttp.ClientError, TimeoutError):
+                piece = body[start : start + WHOLE_BYTES]
+                await _write(response, piece)
+                calls.sent(len(piece))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            calls.broke(error)
             _cut(request)
         return response
 
@@ -251,7 +271,10 @@ class Relay:
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
-        except (aiohttp.ClientError, TimeoutError, EventTooLarge, Undecidable):
+                    exchange.calls.sent(len(out))
+            exchange.calls.complete()
+        except (aiohttp.ClientError, TimeoutError, EventTooLarge, Undecidable) as error:
+            exchange.calls.broke(error)
             _cut(request)
         if rewriter.unterminated:
             _cut(request)
@@ -268,18 +291,22 @@ class Relay:
                 shown = await self._shown(exchange, piece.data)
                 # Line breaks in JSON are only ever white space, and would end the data line.
                 parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
+            exchange.calls.event(piece)
         return b"".join(parts)
 
     def _detach(self, exchange: Exchange, call: Call, sending: asyncio.Future[aiohttp.ClientResponse]) -> bool:
         """Let the call run on after its client hung up, if it may. Returns whether it does."""
         if not call.survives or exchange.aborted is not None or len(self._detached) >= MAX_DETACHED:
             return False
-        task = asyncio.create_task(self._finish(exchange.admitted, sending))
+        calls, exchange.calls = exchange.calls, UNMEASURED
+        task = asyncio.create_task(self._finish(exchange.admitted, sending, calls))
         self._detached.add(task)
         task.add_done_callback(self._detached.discard)
+        # It may be cancelled before its first step.
+        task.add_done_callback(lambda _: calls.settle(CallOutcome.CANCELLED))
         return True
 
-    async def _finish(self, admitted: Admitted, sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    async def _finish(self, admitted: Admitted, sending: asyncio.Future[aiohttp.ClientResponse], calls: Answer) -> None:
         """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
         grant = admitted.grant
         with self._exchanges.enter(admitted, None) as exchange:
@@ -291,9 +318,13 @@ class Relay:
                     upstream = await sending
                     async for _ in upstream.content.iter_any():
                         pass
-            except (Refusal, aiohttp.ClientError, TimeoutError, asyncio.CancelledError):
-                # Ended by the server, by time or by revocation: there is nobody left to tell.
-                return
+                calls.settle(CallOutcome.DETACHED)
+            except (Refusal, aiohttp.ClientError, TimeoutError):
+                # Ended by the server or by time: there is nobody left to tell.
+                calls.settle(CallOutcome.DETACHED)
+            except asyncio.CancelledError:
+                # Revoked, or the worker stops.
+                calls.settle(CallOutcome.CANCELLED)
             finally:
                 _discard(sending)
 

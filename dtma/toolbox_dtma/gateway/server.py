@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway import parsing
+from toolbox_dtma.gateway.accounting import Meter
 from toolbox_dtma.gateway.admission import Ask, admit
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
@@ -44,12 +45,14 @@ class Gateway:
         exchanges: Exchanges,
         relay: Relay,
         throttle: FailureThrottle,
+        meter: Meter,
         log: FilteringBoundLogger,
     ):
         self._state = state
         self._exchanges = exchanges
         self._relay = relay
         self._throttle = throttle
+        self._meter = meter
         self._log = log
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -58,6 +61,7 @@ class Gateway:
         try:
             return await self._handle(request, note)
         except Refusal as refusal:
+            self._meter.refused(refusal.reason)
             self._log.info(
                 "refused",
                 status=refusal.status,
@@ -73,18 +77,20 @@ class Gateway:
             # The worker's boundary: one broken request must not end the connection without an answer. The text
             # of the exception is left out, since it may quote the request.
             frames = traceback.format_tb(error.__traceback__)[-6:]
+            self._meter.refused("internal")
             self._log.error("failed", error=type(error).__name__, frames=frames, **note)
             return Refusal.rpc(500, "internal", SERVER_ERROR, "Internal error of the gateway").response()
 
     async def _handle(self, request: web.BaseRequest, note: dict[str, str]) -> web.StreamResponse:
+        begun = self._meter.now()
         ask = Ask(request.method, request.raw_path, request.headers, request.remote or "")
         admitted = admit(ask, self._state, self._throttle)
         note.update(connection=admitted.grant.uid, instance=admitted.grant.instance)
         transport = request.transport
-        with self._exchanges.enter(admitted, transport) as exchange:
+        with self._exchanges.enter(admitted, transport) as exchange, self._meter.settling(exchange):
             try:
                 if request.method == "POST":
-                    call = await self._post_call(request, exchange, note)
+                    call = await self._post_call(request, exchange, note, begun)
                 else:
                     call = self._plain_call(request, exchange)
                 return await self._relay.run(request, exchange, call)
@@ -97,7 +103,9 @@ class Gateway:
                     raise unauthorized() from None
                 raise unavailable(exchange.aborted.value, "The gateway cannot go on with this; try again") from None
 
-    async def _post_call(self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str]) -> Call:
+    async def _post_call(
+        self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str], begun: float
+    ) -> Call:
         headers = request.headers
         try:
             parsing.check_content(headers.getall("Content-Type", []), headers.getall("Content-Encoding", []))
@@ -105,6 +113,7 @@ class Gateway:
             body = await _off_loop_if_large(raw)
         except BodyRefused as refused:
             raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
+        self._meter.begin(exchange, body, size=len(raw), begun=begun, headers=headers)
         first = body.messages[0]
         id_: RpcId = None if body.batch else first.id
         note["method"] = "batch" if body.batch else first.method if first.method in KNOWN_REQUESTS else "other"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.backlog import make_memory
 from toolbox_dtma.gateway.process import configure_logging
 from toolbox_dtma.gateway.settings import GatewaySettings, SettingsInvalid, load_settings
 
@@ -32,6 +33,8 @@ class _Slot:
     number: int
     listening: socket.socket
     process: subprocess.Popen[bytes] | None = None
+    calls: int = -1
+    """Descriptor of the process's memory with call records; meaningful while there is a process."""
     started_at: float = 0.0
     start_at: float = 0.0
     back_off: float = field(default=FIRST_BACK_OFF)
@@ -65,6 +68,8 @@ class Supervisor:
         self._config = config_path
         self._log = log
         sockets = listen(settings.listen_host, settings.listen_port, settings.workers)
+        self._left: list[int] = []
+        """Memory of processes that ended: whoever starts next takes up what they left."""
         self._slots = [_Slot(number, each) for number, each in enumerate(sockets)]
 
     @property
@@ -95,6 +100,7 @@ class Supervisor:
                 slot.back_off = FIRST_BACK_OFF
             self._log.warning("worker-ended", worker=slot.number, code=slot.process.returncode, again_in=slot.back_off)
             slot.process = None
+            self._left.append(slot.calls)
             slot.start_at = now + slot.back_off
             slot.back_off = min(slot.back_off * 2, LONGEST_BACK_OFF)
 
@@ -107,12 +113,14 @@ class Supervisor:
 
     def _start(self, slot: _Slot) -> subprocess.Popen[bytes]:
         descriptor = slot.listening.fileno()
+        slot.calls = self._left.pop(0) if self._left else make_memory()
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker", "--config", str(self._config)]
         command += ["--name", f"worker-{slot.number}", "--fd", str(descriptor), "--parent", str(os.getpid())]
+        command += ["--calls-fd", str(slot.calls)]
         # The signal mask is inherited and would keep the worker from ever seeing SIGTERM.
         previous = signal.pthread_sigmask(signal.SIG_SETMASK, set())
         try:
-            return subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+            return subprocess.Popen(command, pass_fds=[descriptor, slot.calls], stdin=subprocess.DEVNULL)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
