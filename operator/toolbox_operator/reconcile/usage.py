@@ -139,18 +139,16 @@ class Accounting:
                 self._caught_up = False
                 return False
             self._book.note(used)
-        if unreadable:
-            self._refused(toolbox, Refusal.UNREADABLE, unreadable)
-        if not calls:
-            return True
-        shown = self._book.shown({call.connection for call in calls})
-        kept = await self._record.keep_calls(calls, shown)
+        kept: Kept | None = Kept()
+        if calls:
+            kept = await self._record.keep_calls(calls, self._book.shown({call.connection for call in calls}))
         if kept is None:
             self._caught_up = False
             return False
         self._metrics.calls_added(kept.added)
-        for reason, number in kept.refused.items():
-            self._refused(toolbox, reason, number)
+        for reason, number in (*kept.refused.items(), (Refusal.UNREADABLE, unreadable)):
+            if number:
+                self._refused(toolbox, reason, number)
         self._book.note(kept.used)
         return True
 
