@@ -262,6 +262,8 @@ async def test_a_hanging_postgresql_is_given_up_at_the_deadline(proxy: Proxy, po
             assert await store.keep_calls([call(new_id(), now())], {}) is None
         proxy.cut()
         proxy.thaw()
+        await ready(store)
+        assert (await keep(store, [call(new_id(), now())])).added == 1
 
 
 async def test_a_process_that_lost_its_leadership_writes_no_calls(postgres: str) -> None:
