@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -77,9 +77,11 @@ class Metrics:
             registry=self._registry,
         )
         self.calls = CallMetrics(self._registry)
+        self._instances: Container[str] = ()
 
-    def expose(self, read: Callable[[], Gauges]) -> None:
-        """Read gauges from here at every scrape."""
+    def expose(self, read: Callable[[], Gauges], instances: Container[str]) -> None:
+        """Read gauges from here at every scrape; numbers of other than these instances are forgotten."""
+        self._instances = instances
         self._registry.register(_Scrape(read))
 
     def request(self, method: str, route: str, status: int) -> None:
@@ -92,6 +94,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text for a scrape."""
+        self.calls.keep(self._instances)
         return generate_latest(self._registry)
 
 

@@ -18,7 +18,7 @@ class Answer:
         """Bytes of the server's document."""
 
     def event(self, piece: bytes | HeldEvent) -> None:
-        """A piece of the server's event stream, in which no piece joins two lines."""
+        """A piece of the server's event stream, as `SseRewriter` gives it out."""
 
     def sent(self, number: int) -> None:
         """So many bytes of a body went to the client."""

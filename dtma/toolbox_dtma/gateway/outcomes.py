@@ -23,7 +23,7 @@ UNKNOWN_ID = object()
 Ended = tuple[object, CallOutcome]
 """(id, outcome) of one answer."""
 
-_MORE = rb'(?:\s*,\s*"[^"\\]{1,64}"\s*:\s*(?:"[^"\\]*"|[-\w.+]+|\{[^{}"]*\}))*'
+_MORE = rb'(?:\s*,\s*"[^"\\]{1,64}"\s*:\s*(?:"[^"\\]*"|[-\w.+]+|\{[^{}]*\}))*'
 _ERROR_AT_THE_END = re.compile(
     rb'(?<!\\)"isError"\s*:\s*(true|false)' + _MORE + rb"\s*\}" + _MORE + rb"\s*\}\s*\Z", re.ASCII
 )
@@ -111,7 +111,7 @@ def _id_of(message: object, absent: object = None) -> object:
 
 
 class EventsLook:
-    """A stream of server-sent events, line ends LF, in any pieces of which none joins two lines."""
+    """A stream of server-sent events, line ends LF, in any pieces of which none joins two lines; `id` lines whole."""
 
     __slots__ = ("_field", "_fresh", "_in_data", "_look", "resumable")
 

@@ -106,7 +106,7 @@ class Service:
             clock=clock,
             wake_prober=self._woken,
         )
-        self.metrics.expose(self._gauges)
+        self.metrics.expose(self._gauges, state.instances)
 
     def _woken(self) -> None:
         if not self.instances.unseen:
@@ -225,7 +225,6 @@ class Service:
         )
 
     def _gauges(self) -> Gauges:
-        self.metrics.calls.keep(self.state.instances)
         return Gauges(
             phases=tally(self.instances.phases()),
             grants=len(self.state.grants),

@@ -65,6 +65,7 @@ class Spool:
         self._unwritten = False
         """Whether an account changed that no line tells of."""
         self._failing = False
+        self._overflowing = False
         self._streams: dict[str, int] = {}
         self.accounts: dict[str, Account] = {}
 
@@ -246,6 +247,7 @@ class Spool:
             return
         self.accounts[owner].end(position)
         self._unwritten = True
+        self._overflowing = False
         self._prune()
         if self._unwritten and self._file is not None:
             try:
@@ -284,7 +286,9 @@ class Spool:
                 account = self._account(owner)
                 self._drop(account, oldest.count_after(owner, account.gone))
                 account.end(oldest.last(owner))
-            log.warning("call records dropped: they were not fetched in time", file=oldest.path.name)
+            if not self._overflowing:
+                log.warning("call records are dropped: they are not fetched in time")
+            self._overflowing = True
             self._remove(oldest)
         if self._segments and self._segments[-1].spans and all(map(self._is_over, self._segments)):
             # A successor must be on disk before the last one goes: the numbers are told nowhere else.
