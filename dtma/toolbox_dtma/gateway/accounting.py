@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from json.encoder import encode_basestring
 from typing import Any, cast
 
-import aiohttp
 from multidict import CIMultiDictProxy
 
-from toolbox_dtma.gateway.answers import Answer
 from toolbox_dtma.gateway.backlog import Backlog
 from toolbox_dtma.gateway.exchanges import Exchange
+from toolbox_dtma.gateway.observer import Observer
 from toolbox_dtma.gateway.outcomes import UNKNOWN_ID, Ended, EventsLook, Look
 from toolbox_dtma.gateway.parsing import Body, Kind, RpcMessage
 from toolbox_dtma.gateway.refusal import Refusal
 from toolbox_dtma.gateway.reporting import Reporter
 from toolbox_dtma.gateway.sse import HeldEvent
 from toolbox_dtma.gateway.tracing import trace_id
+from toolbox_dtma.gateway.upstream.errors import Silent
 from toolbox_dtma.link.calls import REFUSAL_REASONS
 from toolbox_dtma.wire import CallOutcome
 
@@ -31,7 +31,6 @@ CALL = "tools/call"
 MAX_TOOL = 256
 _VERSION = re.compile(r"[0-9A-Za-z.-]{1,64}", re.ASCII)
 _STATUS = re.compile(r"upstream-\d+", re.ASCII)
-_TIMEOUTS = frozenset({"TimeoutError", "SocketTimeoutError", "ServerTimeoutError"})
 _OUTCOMES = {
     "call-timeout": CallOutcome.TIMEOUT,
     "concurrency-limit": CallOutcome.LIMITED,
@@ -40,6 +39,7 @@ _OUTCOMES = {
     "rate-limit": CallOutcome.LIMITED,
     "request-size-limit": CallOutcome.LIMITED,
     "response-size-limit": CallOutcome.LIMITED,
+    Silent.reason: CallOutcome.TIMEOUT,
 }
 _BY_STATUS = {408: CallOutcome.TIMEOUT, 413: CallOutcome.LIMITED, 429: CallOutcome.LIMITED, 504: CallOutcome.TIMEOUT}
 
@@ -48,12 +48,7 @@ def refusal_word(reason: str) -> str:
     """A refusal's reason as one of `REFUSAL_REASONS`."""
     if reason in REFUSAL_REASONS:
         return reason
-    if reason in _TIMEOUTS:
-        return "timeout"
-    if _STATUS.fullmatch(reason):
-        return "upstream-status"
-    # The relay names what broke by the type of the exception.
-    return "upstream-broke" if reason.endswith(("Error", "Disconnected", "Closed")) else "other"
+    return "upstream-status" if _STATUS.fullmatch(reason) else "other"
 
 
 def refused_outcome(refusal: Refusal) -> CallOutcome:
@@ -61,12 +56,10 @@ def refused_outcome(refusal: Refusal) -> CallOutcome:
     known = _OUTCOMES.get(refusal.reason) or _BY_STATUS.get(refusal.status)
     if known is not None:
         return known
-    if refusal.reason in _TIMEOUTS:
-        return CallOutcome.TIMEOUT
     return CallOutcome.UPSTREAM_ERROR if refusal.status >= 500 else CallOutcome.DENIED
 
 
-class Measured(Answer):
+class Measured(Observer):
     """The calls of one request."""
 
     __slots__ = (
@@ -148,9 +141,10 @@ class Measured(Answer):
 
     def broke(self, error: BaseException) -> None:
         """Tell a server that broke off from one that fell silent, and from a client that is gone."""
-        if isinstance(error, aiohttp.ClientError) and not isinstance(error, ConnectionResetError):
-            self._rest = CallOutcome.TIMEOUT if isinstance(error, TimeoutError) else CallOutcome.UPSTREAM_ERROR
-        elif isinstance(error, TimeoutError | ConnectionResetError):
+        if isinstance(error, Silent):
+            self._rest = CallOutcome.TIMEOUT
+        elif isinstance(error, TimeoutError | ConnectionError):
+            # Of writing to the client, who is gone or takes nothing.
             self._rest = CallOutcome.CANCELLED
         else:
             self._rest = CallOutcome.UPSTREAM_ERROR

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from enum import Enum
 
-from toolbox_dtma.gateway.answers import UNMEASURED, Answer
+from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 
 _LONGEST_TIMER = 3600.0
@@ -33,7 +33,7 @@ class Exchange:
         """Whether bytes of an answer may already be on their way."""
         self.listening = False
         """Whether it is a stream that ends only when somebody closes it."""
-        self.calls: Answer = UNMEASURED
+        self.calls: Observer = UNMEASURED
         """Who wants to know how its calls end."""
         self._transport = transport
         self._task = task

@@ -20,8 +20,8 @@ REFUSAL_REASONS = frozenset(
         "body", "call-timeout", "concurrency-limit", "connect", "denied", "event-id", "headers", "host",
         "instance-away", "internal", "method", "no-policy", "no-room-for-limits", "origin", "other", "other-instance",
         "path", "rate-limit", "request-size-limit", "response-size-limit", "session", "slow-body", "stopping",
-        "throttled", "timeout", "too-large", "unauthorized", "undecidable", "upstream-broke", "upstream-encoded",
-        "upstream-session", "upstream-status",
+        "throttled", "too-large", "unauthorized", "undecidable", "upstream-broken", "upstream-encoded",
+        "upstream-malformed", "upstream-session", "upstream-silent", "upstream-status",
     }
 )  # fmt: skip
 """Why a gateway answers by itself: labels of a metric, so there are no others."""

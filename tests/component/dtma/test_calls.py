@@ -137,18 +137,18 @@ async def test_what_a_worker_makes_up_reaches_nobody(host: DtmaHost, worker: Scr
     assert (await metrics(host))['dtma_calls_lost_total{why="unknown"}'] == 1
 
 
-@pytest.mark.parametrize(
-    "member",
-    [
-        {"calls": [{"arguments": {}}]},
-        {"batch": -1},
-        {"stream": "x"},
-        {"dropped": {f"c-{number}": 1 for number in range(257)}},
-        {"refusals": {f"reason-{number}": 1 for number in range(257)}},
-        {"calls": [json.loads(entry().model_dump_json()) | {"tool": "x" * 257}]},
-        {"calls": [json.loads(entry().model_dump_json())] * 257},
-    ],
-)
+EXCESSES: list[dict[str, Any]] = [
+    {"calls": [{"arguments": ""}]},
+    {"batch": -1},
+    {"stream": "x"},
+    {"dropped": {f"c-{number}": 1 for number in range(257)}},
+    {"refusals": {f"reason-{number}": 1 for number in range(257)}},
+    {"calls": [json.loads(entry().model_dump_json()) | {"tool": "x" * 257}]},
+    {"calls": [json.loads(entry().model_dump_json())] * 257},
+]
+
+
+@pytest.mark.parametrize("member", EXCESSES)
 async def test_a_worker_that_exceeds_a_bound_is_disconnected(
     host: DtmaHost, worker: ScriptedWorker, member: dict[str, Any]
 ) -> None:

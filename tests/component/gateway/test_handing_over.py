@@ -53,7 +53,8 @@ def test_an_orderly_stop_of_several_workers_hands_every_record_over(server: Scri
         connection = world.connect(world.instance(server.port))
         names = [f"tool-{number}" for number in range(120)]
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda part: calls(world, connection, part), [names[start::6] for start in range(6)]))
+            for running in [pool.submit(calls, world, connection, names[start::6]) for start in range(6)]:
+                running.result()
         stop(world)
         assert sorted(record.tool for record in world.dtma.calls_of(connection.uid)) == sorted(names)
         assert len({told.stream for told in world.dtma.told if told.calls}) > 1, "one worker did it all"

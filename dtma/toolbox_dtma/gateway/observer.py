@@ -6,7 +6,7 @@ from toolbox_dtma.gateway.sse import HeldEvent
 from toolbox_dtma.wire import CallOutcome
 
 
-class Answer:
+class Observer:
     """One that wants to know nothing. Methods never suspend and never raise."""
 
     __slots__ = ()
@@ -34,4 +34,4 @@ class Answer:
         `refused` to pass an answer on. Only the first time counts."""
 
 
-UNMEASURED = Answer()
+UNMEASURED = Observer()
