@@ -39,7 +39,7 @@ class CallOutcome(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     """The server could not be reached, broke off, sent no answer to the call or one that must not be passed on."""
     DETACHED = "detached"
-    """The client hung up, or the server ended a stream that can be resumed: the call ran on, its answer not seen here."""
+    """The client hung up, or the server ended a stream that can be resumed: the call ran on, its end was not seen."""
 
 
 class CallRecord(Answer):
