@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from toolbox_dtma.wire.base import Answer, Uid
 
@@ -57,7 +56,7 @@ class CallRecord(Answer):
     tool: Annotated[str, Field(max_length=256)]
     """Name as called, cut to 256 characters; empty if it was none. U+FFFD stands for a NUL."""
     outcome: CallOutcome
-    started_at: datetime
+    started_at: AwareDatetime
     """By the host's clock."""
     duration_ms: Annotated[int, Field(ge=0)]
     bytes_in: Annotated[int, Field(ge=0)]
