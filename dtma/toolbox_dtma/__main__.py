@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         case "serve":
             return _serve(arguments.state_dir)
         case _:
-            return _gateway(arguments.config)
+            return _gateway(arguments.config, check_only=arguments.check)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
     gateway = commands.add_parser("gateway", help="run the gateway")
     gateway.add_argument("--config", type=Path, required=True, help="gateway.json, as init wrote it")
+    gateway.add_argument("--check", action="store_true", help="only say what is wrong with settings and certificate")
     return parser
 
 
@@ -105,13 +106,14 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _serve(state_dir: Path) -> int:
+    from toolbox_dtma.certificates import PairRefused
     from toolbox_dtma.serve import serve_until_signal
     from toolbox_dtma.state.files import NO_SPACE, StateCorrupt
     from toolbox_dtma.state.store import NotInitialised, StateInUse
 
     try:
         asyncio.run(serve_until_signal(state_dir))
-    except (NotInitialised, StateInUse, StateCorrupt) as error:
+    except (NotInitialised, StateInUse, StateCorrupt, PairRefused) as error:
         return _fail(str(error))
     except PermissionError as error:
         return _fail(f"{error.filename or error}: {error.strerror}. Run it as root: sudo toolbox-dtma serve …")
@@ -123,10 +125,10 @@ def _serve(state_dir: Path) -> int:
     return 0
 
 
-def _gateway(config: Path) -> int:
+def _gateway(config: Path, *, check_only: bool) -> int:
     from toolbox_dtma.gateway.supervisor import main as supervise
 
-    return supervise(config)
+    return supervise(config, check_only=check_only)
 
 
 def _fail(message: str, code: int = 2) -> int:

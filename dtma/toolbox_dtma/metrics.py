@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from toolbox_dtma.link.messages import Cut
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -27,6 +29,12 @@ class Gauges:
     boot_id: int
     certificate_expiry: float
     """When the management certificate ends, in seconds of Unix time."""
+    certificate_refused: bool
+    """Whether its files hold another pair, which cannot be used."""
+    gateway_connections: int
+    gateway_certificate_expiry: float | None
+    """Of the worker whose certificate ends first; None while none has told."""
+    gateway_certificate_refused: bool
 
 
 class _Scrape(Collector):
@@ -52,8 +60,25 @@ class _Scrape(Collector):
                 "Unix time the certificate ends at.",
                 gauges.certificate_expiry,
             ),
+            (
+                "dtma_certificate_refused",
+                "1 while the certificate's files hold a pair that cannot be used.",
+                gauges.certificate_refused,
+            ),
+            ("dtma_gateway_connections", "Clients' connections to the gateway.", gauges.gateway_connections),
+            (
+                "dtma_gateway_certificate_refused",
+                "The same of the gateway's files.",
+                gauges.gateway_certificate_refused,
+            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        if gauges.gateway_certificate_expiry is not None:
+            yield GaugeMetricFamily(
+                "dtma_gateway_certificate_expiry_seconds",
+                "Unix time the gateway's certificate ends at.",
+                value=gauges.gateway_certificate_expiry,
+            )
 
 
 class Metrics:
@@ -71,6 +96,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._cuts = Counter(
+            "dtma_gateway_clients_cut",
+            "Clients that the gateway refused or cut off before or beside a request.",
+            ["reason"],
+            registry=self._registry,
+        )
+
     def expose(self, read: Callable[[], Gauges]) -> None:
         """Read gauges from here at every scrape."""
         self._registry.register(_Scrape(read))
@@ -82,6 +114,10 @@ class Metrics:
     def ack(self, seconds: float) -> None:
         """A revision came in force."""
         self._acks.observe(seconds)
+
+    def cuts(self, reason: Cut, number: int) -> None:
+        """So many clients were cut off by a worker."""
+        self._cuts.labels(reason.value).inc(number)
 
     def render(self) -> bytes:
         """The text for a scrape."""

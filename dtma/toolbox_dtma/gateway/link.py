@@ -24,6 +24,7 @@ from toolbox_dtma.link.messages import (
     ProbeRequest,
     ProbeResult,
     Snapshot,
+    Vitals,
 )
 
 CONNECT_SECONDS = 2.0
@@ -33,6 +34,7 @@ CLOSING_SECONDS = 1.0
 FIRST_BACK_OFF = 0.05
 LONGEST_BACK_OFF = 1.0
 MAX_PROBES = 4
+VITALS_SECONDS = 5.0
 
 Prober = Callable[[ProbeRequest], Awaitable[ProbeResult]]
 _Closing = tuple[int, list[asyncio.Task[object]]]
@@ -50,6 +52,7 @@ class Link:
         state: PolicyState,
         exchanges: Exchanges,
         prober: Prober,
+        vitals: Callable[[], Vitals],
         log: FilteringBoundLogger,
     ):
         self._socket = socket
@@ -58,6 +61,7 @@ class Link:
         self._state = state
         self._exchanges = exchanges
         self._prober = prober
+        self._vitals = vitals
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True
@@ -90,7 +94,10 @@ class Link:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection from hello to its end."""
         closing: asyncio.Queue[_Closing] = asyncio.Queue()
-        helpers = {asyncio.create_task(self._acknowledge(closing, writer))}
+        helpers = {
+            asyncio.create_task(self._acknowledge(closing, writer)),
+            asyncio.create_task(self._report(writer)),
+        }
         try:
             await self._send(writer, Hello(worker=self._worker, pid=self._pid, revision=self._state.revision))
             if not self._connected:
@@ -154,6 +161,16 @@ class Link:
                 await self._send(writer, Ack(revision=revision))
             except (OSError, TimeoutError):
                 # The reading side meets the same broken connection and reports it.
+                writer.close()
+                return
+
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        """Tell now and then how this worker fares."""
+        while True:
+            await asyncio.sleep(VITALS_SECONDS)
+            try:
+                await self._send(writer, self._vitals())
+            except (OSError, TimeoutError):
                 writer.close()
                 return
 
