@@ -1,4 +1,4 @@
-"""`toolbox-dtma`: init, serve and gateway.
+"""`toolbox-dtma`: init, renew, serve and gateway.
 
 Each command imports only what it needs: the gateway's process must never load what talks to Docker.
 """
@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     match arguments.command:
         case "init":
             return _init(arguments)
+        case "renew":
+            return _renew(arguments.state_dir, force=arguments.force)
         case "serve":
             return _serve(arguments.state_dir)
         case _:
@@ -46,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--gateway-workers", type=int, default=2)
     init.add_argument("--bind", help="address to listen on; all by default")
     init.add_argument("--docker-url", help="Docker Engine API, if not the usual socket")
+
+    renew = commands.add_parser("renew", help="new server certificates of the host's own authority, if they end soon")
+    renew.add_argument("--state-dir", type=Path, required=True)
+    renew.add_argument("--force", action="store_true", help="also if they do not end soon")
 
     serve = commands.add_parser("serve", help="run DTMA")
     serve.add_argument("--state-dir", type=Path, required=True)
@@ -102,6 +108,19 @@ def _init(arguments: argparse.Namespace) -> int:
         return _fail(str(error))
     except PermissionError as error:
         return _fail(f"{error.filename or error}: {error.strerror}. Run it as root: sudo toolbox-dtma init …")
+    return 0
+
+
+def _renew(state_dir: Path, *, force: bool) -> int:
+    from toolbox_dtma.init import InitError, renew
+    from toolbox_dtma.state.files import StateCorrupt
+
+    try:
+        sys.stdout.write(renew(state_dir.absolute(), now=lambda: datetime.now(UTC), force=force))
+    except (InitError, StateCorrupt) as error:
+        return _fail(str(error))
+    except PermissionError as error:
+        return _fail(f"{error.filename or error}: {error.strerror}. Run it as root: sudo toolbox-dtma renew …")
     return 0
 
 

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +52,7 @@ from toolbox_dtma.link.messages import (
     SigningKey,
     Snapshot,
     Surface,
+    Vitals,
 )
 from toolbox_dtma.wire import Credential, Expose, HostConfig, NameFilter
 
@@ -124,6 +125,8 @@ class ScriptedDtma:
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
         self.pongs: list[int] = []
+        self.cuts: Counter[str] = Counter()
+        """Clients that the workers say they refused or cut off, by reason."""
         self._probes: dict[int, asyncio.Future[ProbeResult]] = {}
         self._server: asyncio.Server | None = None
 
@@ -169,6 +172,8 @@ class ScriptedDtma:
                     peer.acked.append(message.revision)
                 elif isinstance(message, Pong):
                     self.pongs.append(message.nonce)
+                elif isinstance(message, Vitals):
+                    self.cuts.update({why.value: number for why, number in message.cuts.items()})
                 elif isinstance(message, ProbeResult):
                     self._probes.pop(message.probe).set_result(message)
         finally:
