@@ -19,6 +19,8 @@ from toolbox_dtma.gateway.settings import GatewaySettings
 class Child:
     """One worker process, from its start until it was waited for."""
 
+    place: int
+    """Its number among all processes that may run at once, those that drain included."""
     pid: int
     control: socket.socket
     started_at: float
@@ -66,7 +68,14 @@ class Child:
 
 
 def start(
-    name: str, settings: GatewaySettings, share: Share, listening: socket.socket, now: float, *, replaces: bool
+    name: str,
+    place: int,
+    settings: GatewaySettings,
+    share: Share,
+    listening: socket.socket,
+    now: float,
+    *,
+    replaces: bool,
 ) -> Child:
     """Start a worker on a listening socket. Raises `OSError`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -85,7 +94,7 @@ def start(
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker"]
         command += [text for option, value in options.items() for text in (option, str(value))]
         pid = _spawn(command + ["--replaces"] * replaces, (listening.fileno(), theirs.fileno()))
-    return Child(pid, ours, now)
+    return Child(place, pid, ours, now)
 
 
 def _spawn(command: list[str], descriptors: Sequence[int]) -> int:

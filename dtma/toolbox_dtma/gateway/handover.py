@@ -26,6 +26,7 @@ class HeldChild(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    place: int
     pid: int
     control: int
     """Descriptor of the socket to it."""

@@ -143,7 +143,11 @@ class Supervisor:
     # ---------------------------------------------------------------- workers
     def _start(self, slot: _Slot, *, replaces: bool) -> Child:
         name = f"worker-{slot.number}"
-        return start(name, self._settings, self._plan.share, slot.listening, time.monotonic(), replaces=replaces)
+        taken = {child.place for child in self._children()}
+        # Two for each slot: one that serves, and one that drains; a reload waits until nothing drains.
+        place = next(place for place in range(2 * len(self._slots)) if place not in taken)
+        now = time.monotonic()
+        return start(name, place, self._settings, self._plan.share, slot.listening, now, replaces=replaces)
 
     def _reap(self) -> None:
         for slot in self._slots:
@@ -294,11 +298,11 @@ def _when(pair: Pair) -> str:
 
 
 def _held_child(child: Child) -> HeldChild:
-    return HeldChild(pid=child.pid, control=child.control.fileno(), started_at=child.started_at)
+    return HeldChild(place=child.place, pid=child.pid, control=child.control.fileno(), started_at=child.started_at)
 
 
 def _taken_child(held: HeldChild) -> Child:
-    return Child(held.pid, handover.adopt(held.control), held.started_at, serving=True)
+    return Child(held.place, held.pid, handover.adopt(held.control), held.started_at, serving=True)
 
 
 def _taken_slot(number: int, held: HeldSlot) -> _Slot:

@@ -390,7 +390,7 @@ class World:
         self.dtma.start()
         self.start_gateway()
         config = HostConfig(gateway_url=self.base, allowed_origins=("https://console.example.com",))
-        eventually(lambda: len(self.dtma.workers) == self.workers, "workers say hello", seconds=30)
+        eventually(lambda: len(self.dtma.workers) == self.workers, "workers say hello", seconds=90)
         self.dtma.apply(Change(config=config))
 
     def start_gateway(self) -> None:
