@@ -38,9 +38,10 @@ def replace(path: Path, content: bytes) -> None:
     before = path.stat() if path.exists() else None
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(content)
-    fresh.chmod(0o600)
-    if before is not None and os.geteuid() == 0:
-        os.chown(fresh, before.st_uid, before.st_gid)
+    if before is not None:
+        fresh.chmod(before.st_mode & 0o777)
+        if os.geteuid() == 0:
+            os.chown(fresh, before.st_uid, before.st_gid)
     fresh.rename(path)
 
 

@@ -32,6 +32,8 @@ MAX_DETACHED = 256
 OFFLOAD_BYTES = 64 * 1024
 """Documents above this are parsed in a thread."""
 
+READ_BUFFER_BYTES = 32 * 1024
+"""Of a server's answer, per call; twice as much may lie there."""
 WHOLE_BYTES = 64 * 1024
 """Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
 
@@ -64,6 +66,8 @@ def new_client_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        # What a slow client leaves unread lies here, and again in each step on the way to it.
+        read_bufsize=READ_BUFFER_BYTES,
     )
 
 

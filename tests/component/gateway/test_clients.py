@@ -168,7 +168,7 @@ def test_too_many_and_too_long_header_lines_are_refused(
 ) -> None:
     with tls(world) as client:
         client.sendall(ping(connection, *lines))
-        assert answer_of(client)[:13] in (b"HTTP/1.1 400 ", b"HTTP/1.1 431 ")
+        assert answer_of(client).split()[1] == b"400"
     assert script.seen == []
 
 
@@ -251,7 +251,8 @@ def test_clients_that_do_not_read_cost_little_memory_and_are_cut(world: World) -
             assert time.monotonic() < deadline, world.dtma.cuts
             time.sleep(0.02)
         per_reader = (highest - empty) / readers
-        assert per_reader < 768 * 1024, per_reader
+        # 256 KiB come in one read, and pass through four hands; without bounds of ours it would be 3 MiB.
+        assert per_reader < 1536 * 1024, per_reader
         assert not open_clients(world)
 
 

@@ -241,7 +241,7 @@ def test_a_version_that_does_not_serve_leaves_the_old_workers_at_work(world: Wor
     failed = lambda: [line for line in world.log_lines() if line["event"] == "reload-failed"]  # noqa: E731
     (line,) = eventually(failed, "it is given up", seconds=30)
     assert (line["replaced"], line["why"]) == (0, "the new worker ended with -9")
-    assert pids(world) == before
+    eventually(lambda: pids(world) == before, "the old ones are there, and nobody else")
     with httpx.Client(verify=world.tls.client_context(), trust_env=False, timeout=10) as http:
         assert http.post(connection.url, json=request("ping"), headers=connection.headers).status_code == 202
 
@@ -254,7 +254,8 @@ def test_a_renewed_certificate_is_served_to_new_connections_and_kept_over_a_relo
     assert served_serial(world.port) == first
     authority = Authority()
     pair = authority.issue()
-    with httpx.Client(verify=world.tls.client_context(), trust_env=False, timeout=10) as http:
+    forever = httpx.Limits(keepalive_expiry=None)
+    with httpx.Client(verify=world.tls.client_context(), trust_env=False, timeout=10, limits=forever) as http:
         ask = lambda: http.post(connection.url, json=request("ping"), headers=connection.headers)  # noqa: E731
         assert ask().status_code == 202
         replace(world.tls.key, pair.key)
