@@ -23,11 +23,12 @@ from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.listener import Listener
 from toolbox_dtma.gateway.probing import Probing
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
-from toolbox_dtma.gateway.relay import Relay, new_client_session
+from toolbox_dtma.gateway.relay import Relay
 from toolbox_dtma.gateway.server import Gateway
 from toolbox_dtma.gateway.settings import GatewaySettings
 from toolbox_dtma.gateway.state import PolicyState
 from toolbox_dtma.gateway.throttle import FailureThrottle
+from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.link.messages import Cut, Vitals
 from toolbox_dtma.tls import server_context
 
@@ -92,7 +93,7 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
     state = PolicyState(unix_clock=time.time, monotonic=time.monotonic, grace_seconds=settings.policy_grace_seconds)
     exchanges = Exchanges(unix_clock=time.time)
     clients = Clients(Share(options.connections, options.per_source))
-    async with new_client_session() as client:
+    async with UpstreamClient() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
         gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
         server = Server(gateway.handle, settings.clients, clients)
