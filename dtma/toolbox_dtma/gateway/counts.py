@@ -61,9 +61,17 @@ class SharedMemory:
     @classmethod
     def make(cls, columns: int) -> SharedMemory:
         """Memory of zeros, of which only what is used takes room. Raises `OSError`."""
-        memory = os.memfd_create("gateway-counts")
-        os.ftruncate(memory, columns * _COLUMN_WORDS * _WORD_BYTES)
-        return cls(memory, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), columns)
+        made = cls(os.memfd_create("gateway-counts"), os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), columns)
+        os.ftruncate(made.memory, made._size)
+        return made
+
+    @property
+    def _size(self) -> int:
+        return self.columns * _COLUMN_WORDS * _WORD_BYTES
+
+    def fits(self, columns: int) -> bool:
+        """Whether it was made for so many columns, by a version that lays them out like this one. Raises `OSError`."""
+        return self.columns == columns and os.fstat(self.memory).st_size == self._size
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -72,7 +80,7 @@ class SharedMemory:
 
     def map(self) -> memoryview:
         """The words. Each is read and written as a whole, since it is aligned. Raises `OSError`."""
-        return memoryview(mmap.mmap(self.memory, self.columns * _COLUMN_WORDS * _WORD_BYTES)).cast("Q")
+        return memoryview(mmap.mmap(self.memory, self._size)).cast("Q")
 
     def pass_fence(self) -> None:
         """See the module. The sum stays zero, so this never blocks."""

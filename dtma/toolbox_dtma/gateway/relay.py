@@ -364,8 +364,10 @@ class Relay:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(WRITE_STALL_SECONDS):
-        await response.write(data)
+    # In pieces: what a slow client leaves of a large write would lie encrypted in memory, more than once.
+    for start in range(0, len(data), WHOLE_BYTES):
+        async with asyncio.timeout(WRITE_STALL_SECONDS):
+            await response.write(data[start : start + WHOLE_BYTES])
 
 
 def _most(exchange: Exchange) -> int | None:

@@ -7,6 +7,7 @@ revision once every request it handles from then on obeys it.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -203,8 +204,37 @@ class CallsTaken(Message):
     batch: int
 
 
+class Cut(StrEnum):
+    """Why a client's connection was refused or ended, beside what its requests are refused for."""
+
+    TOTAL = "total"
+    """All connections of the worker are taken."""
+    SOURCE = "source"
+    """All connections of this source are taken."""
+    DESCRIPTORS = "descriptors"
+    """The worker had no file descriptor left."""
+    HANDSHAKE = "handshake"
+    """TLS failed or took too long."""
+    HEAD_SLOW = "head-slow"
+    HEAD_LARGE = "head-large"
+    STALLED = "stalled"
+    """It did not take its answer."""
+
+
+class Vitals(Message):
+    """How a worker fares. Sent now and then; `cuts` counts since the last one."""
+
+    kind: Literal["vitals"] = "vitals"
+    connections: Annotated[int, Field(ge=0)]
+    cuts: dict[Cut, Annotated[int, Field(ge=0)]] = {}
+    certificate_expires: float | None = None
+    """Unix time; None over plain HTTP."""
+    certificate_refused: bool = False
+    """Whether the certificate's files hold a pair that cannot be used."""
+
+
 ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest | CallsTaken, Field(discriminator="kind")]
-ToDtma = Annotated[Hello | Ack | Pong | ProbeResult | Calls, Field(discriminator="kind")]
+ToDtma = Annotated[Hello | Ack | Pong | ProbeResult | Calls | Vitals, Field(discriminator="kind")]
 
 TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest | CallsTaken] = TypeAdapter(ToWorker)
-TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult | Calls] = TypeAdapter(ToDtma)
+TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult | Calls | Vitals] = TypeAdapter(ToDtma)

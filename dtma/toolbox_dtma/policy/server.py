@@ -23,6 +23,7 @@ from toolbox_dtma.link.messages import (
     Calls,
     CallsTaken,
     Change,
+    Cut,
     Delta,
     Hello,
     KeyRing,
@@ -30,6 +31,7 @@ from toolbox_dtma.link.messages import (
     Pong,
     ProbeRequest,
     ProbeResult,
+    Vitals,
 )
 from toolbox_dtma.policy.contents import Contents, split
 from toolbox_dtma.policy.members import Members
@@ -73,6 +75,7 @@ class PolicyServer:
         clock: Callable[[], float],
         observe_ack: Callable[[float], None],
         take_calls: TakeCalls,
+        observe_cuts: Callable[[Cut, int], None],
     ):
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
         self.contents = Contents(keyring)
@@ -87,6 +90,7 @@ class PolicyServer:
         self._clock = clock
         self._observe_ack = observe_ack
         self._take_calls = take_calls
+        self._observe_cuts = observe_cuts
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
         self._workers: set[Worker] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -112,6 +116,11 @@ class PolicyServer:
     def workers_current(self) -> int:
         """Connected workers that acknowledged the present revision."""
         return sum(member.acked >= self.revision for member in self._members.connected)
+
+    @property
+    def vitals(self) -> tuple[Vitals, ...]:
+        """What each connected worker said last about itself, where one has."""
+        return tuple(worker.vitals for worker in self._workers if worker.vitals is not None)
 
     def in_force(self, revision: int, *, somewhere: bool) -> bool:
         """Whether no worker acts on anything older; with `somewhere`, also whether one acts on it at all."""
@@ -256,7 +265,7 @@ class PolicyServer:
             worker.fail_probes()
             self._due.set()
 
-    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls) -> None:
+    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls | Vitals) -> None:
         worker.unanswered = 0
         match message:
             case Ack():
@@ -277,6 +286,11 @@ class PolicyServer:
                     raise FrameError("calls were told before the last ones were acknowledged")
                 worker.telling = True
                 self._take_calls(message, lambda: self._taken(worker, message))
+            case Vitals():
+                self._members.heard(worker.member)
+                worker.vitals = message
+                for reason, number in message.cuts.items():
+                    self._observe_cuts(reason, number)
             case Hello():
                 raise FrameError("a second hello")
 
