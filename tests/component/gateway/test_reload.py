@@ -15,11 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
-from support.gateway.mcp_http import request
+from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import ScriptedServer, scripted_server
 from support.gateway.world import Connection, World, eventually, running_world
 from support.pairs import Authority, replace, serial, served_serial
+from toolbox_dtma.wire import GrantLimits
 
 pytestmark = pytest.mark.component
 
@@ -124,8 +126,6 @@ async def test_a_stream_ends_and_a_running_call_does_not(patient_world: World) -
     loop = asyncio.get_running_loop()
 
     async def answer(asked: Any, _seen: Any) -> Any:
-        from aiohttp import web
-
         if asked.method == "POST":
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hold.wait(), loop))
             return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {}})
@@ -188,6 +188,37 @@ async def test_workers_that_drain_still_obey_a_revocation(patient_world: World) 
             took = time.monotonic() - began
     assert [answer.status_code for answer in answers] == [401] * 8
     assert took < 0.5, took
+
+
+async def test_what_drains_still_counts_for_the_limit_and_every_call_is_recorded_once(patient_world: World) -> None:
+    world = patient_world
+    hold = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def answer(_asked: Any, _seen: Any) -> Any:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(hold.wait(), loop))
+        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
+
+    with scripted_server(answer) as script:
+        instance = await asyncio.to_thread(world.instance, script.port)
+        connection = await asyncio.to_thread(lambda: world.connect(instance, limits=GrantLimits(concurrent_calls=1)))
+        async with httpx.AsyncClient(verify=world.tls.client_context(), trust_env=False, timeout=2 * ROLL) as http:
+
+            async def ask(tool: str) -> httpx.Response:
+                return await http.post(connection.url, json=call(tool), headers=connection.headers)
+
+            running = asyncio.create_task(ask("long"))
+            await asyncio.to_thread(eventually, lambda: len(script.seen) == 1, "the call runs")
+            reload(world)
+            await reloaded(world)
+            assert not running.done()
+            assert "error" in (await ask("refused")).json(), "the old worker's call takes the only place"
+            hold.set()
+            assert "result" in (await running).json()
+            assert "result" in (await ask("next")).json(), "its place is free"
+        records = lambda: sorted((each.tool, each.outcome) for each in world.dtma.calls_of(connection.uid))  # noqa: E731
+        await asyncio.to_thread(eventually, lambda: len(records()) == 3, "the calls are told")
+        assert records() == [("long", "ok"), ("next", "ok"), ("refused", "limited")]
 
 
 def _gone(connection: Connection) -> Any:
