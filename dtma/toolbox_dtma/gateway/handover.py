@@ -30,6 +30,8 @@ class HeldChild(BaseModel):
     pid: int
     control: int
     """Descriptor of the socket to it."""
+    records: int
+    """Descriptor of its memory file for call records."""
     started_at: float
     """Monotonic seconds, which go on over exec."""
 
@@ -50,6 +52,11 @@ class Handover(BaseModel):
 
     v: Literal[1] = 1
     slots: tuple[HeldSlot, ...]
+    counts: int
+    fence: int
+    """Descriptors of what the workers count in."""
+    left: tuple[int, ...] = ()
+    """Descriptors of call records that ended workers left."""
     certificate: int | None = None
     """Descriptor of a memory file with the pair in use."""
 
@@ -57,8 +64,9 @@ class Handover(BaseModel):
     def descriptors(self) -> tuple[int, ...]:
         """Every descriptor that has to stay open."""
         listening = [slot.listening for slot in self.slots]
-        controls = [slot.child.control for slot in self.slots if slot.child is not None]
-        return (*listening, *controls, *(() if self.certificate is None else (self.certificate,)))
+        children = [each for slot in self.slots if (child := slot.child) for each in (child.control, child.records)]
+        certificate = () if self.certificate is None else (self.certificate,)
+        return (*listening, *children, self.counts, self.fence, *self.left, *certificate)
 
 
 class ReloadRefused(Exception):

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
+from toolbox_dtma.gateway.reporting import Reporter
 from toolbox_dtma.gateway.state import PolicyOutOfOrder, PolicyState
 from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_WORKER,
     Ack,
+    CallsTaken,
     Delta,
     Hello,
     Message,
@@ -53,6 +55,7 @@ class Link:
         exchanges: Exchanges,
         prober: Prober,
         vitals: Callable[[], Vitals],
+        reporter: Reporter,
         log: FilteringBoundLogger,
     ):
         self._socket = socket
@@ -62,6 +65,7 @@ class Link:
         self._exchanges = exchanges
         self._prober = prober
         self._vitals = vitals
+        self._reporter = reporter
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True
@@ -97,6 +101,7 @@ class Link:
         helpers = {
             asyncio.create_task(self._acknowledge(closing, writer)),
             asyncio.create_task(self._report(writer)),
+            asyncio.create_task(self._tell_vitals(writer)),
         }
         try:
             await self._send(writer, Hello(worker=self._worker, pid=self._pid, revision=self._state.revision))
@@ -144,6 +149,8 @@ class Link:
                 closing.put_nowait((applied.revision, ending))
         elif isinstance(message, Ping):
             await self._send(writer, Pong(nonce=message.nonce))
+        elif isinstance(message, CallsTaken):
+            self._reporter.taken(message.stream, message.batch)
         else:
             task = asyncio.create_task(self._probe(message, writer))
             helpers.add(task)
@@ -164,7 +171,7 @@ class Link:
                 writer.close()
                 return
 
-    async def _report(self, writer: asyncio.StreamWriter) -> None:
+    async def _tell_vitals(self, writer: asyncio.StreamWriter) -> None:
         """Tell now and then how this worker fares."""
         while True:
             await asyncio.sleep(VITALS_SECONDS)
@@ -182,8 +189,18 @@ class Link:
         except (OSError, TimeoutError):
             writer.close()
 
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        """Tell of calls."""
+        try:
+            await self._reporter.run(lambda frame: self._write(writer, frame))
+        except (OSError, TimeoutError):
+            writer.close()
+
     async def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:
-        """Send one frame. Raises `OSError` or `TimeoutError`."""
-        writer.write(encode_frame(message))
+        """Send one message. Raises `OSError` or `TimeoutError`."""
+        await self._write(writer, encode_frame(message))
+
+    async def _write(self, writer: asyncio.StreamWriter, frame: bytes) -> None:
+        writer.write(frame)
         async with asyncio.timeout(SEND_SECONDS):
             await writer.drain()

@@ -14,9 +14,12 @@ import time
 import uvloop
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.accounting import Meter
+from toolbox_dtma.gateway.backlog import Backlog, map_memory
 from toolbox_dtma.gateway.clients import Clients, Share
 from toolbox_dtma.gateway.connection import Server
 from toolbox_dtma.gateway.control import Certificate, Control
+from toolbox_dtma.gateway.counts import Counts, SharedMemory
 from toolbox_dtma.gateway.draining import drain
 from toolbox_dtma.gateway.exchanges import Exchanges
 from toolbox_dtma.gateway.link import Link
@@ -24,6 +27,7 @@ from toolbox_dtma.gateway.listener import Listener
 from toolbox_dtma.gateway.probing import Probing
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
 from toolbox_dtma.gateway.relay import Relay
+from toolbox_dtma.gateway.reporting import Reporter, is_entry
 from toolbox_dtma.gateway.server import Gateway
 from toolbox_dtma.gateway.settings import GatewaySettings
 from toolbox_dtma.gateway.state import PolicyState
@@ -32,6 +36,12 @@ from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.link.messages import Cut, Vitals
 from toolbox_dtma.tls import server_context
 
+SETTLE_SECONDS = 1.0
+"""How long requests that were cut off at the end of the drain may take to notice."""
+HAND_OVER_SECONDS = 3.0
+"""How long DTMA may take for the last call records; with the above less than the supervisor waits."""
+HAND_OVER_REPLACED_SECONDS = 45.0
+"""The same where another worker serves already."""
 FIRST_POLICY_SECONDS = 2.0
 """How long a new worker leaves connections in the kernel's queue, rather than refuse them for want of a policy."""
 FULL = frozenset({Cut.TOTAL, Cut.SOURCE, Cut.DESCRIPTORS})
@@ -92,10 +102,15 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
     )
     state = PolicyState(unix_clock=time.time, monotonic=time.monotonic, grace_seconds=settings.policy_grace_seconds)
     exchanges = Exchanges(unix_clock=time.time)
+    backlog = Backlog(map_memory(options.calls_fd), is_valid=is_entry)
+    reporter = Reporter(backlog)
+    meter = Meter(backlog, reporter, unix_clock=time.time, monotonic=time.monotonic)
+    memory = SharedMemory(options.memory_fd, options.fence_fd, options.columns)
+    counts = Counts(memory.map(), options.column, fence=memory.pass_fence, monotonic=time.monotonic)
     clients = Clients(Share(options.connections, options.per_source))
     async with UpstreamClient() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
-        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
+        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), counts, meter, log)
         server = Server(gateway.handle, settings.clients, clients)
         probing = Probing(log)
         await probing.start()
@@ -106,6 +121,7 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
             state=state,
             exchanges=exchanges,
             prober=probing.probe,
+            reporter=reporter,
             vitals=lambda: standing.vitals(clients),
             log=log,
         )
@@ -129,11 +145,25 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
         log.info("draining", worker=options.name, running=exchanges.count, connections=clients.connections)
         await drain(listener, server, exchanges, seconds=settings.drain_seconds, patient=standing.replaced)
         await relay.close()
+        patience = HAND_OVER_REPLACED_SECONDS if standing.replaced.is_set() else HAND_OVER_SECONDS
+        await _hand_over(reporter, exchanges, patience, log)
         # Last, so that a revocation is still obeyed while calls run to their end.
         linking.cancel()
         await asyncio.gather(linking, return_exceptions=True)
         control.close()
         await probing.close()
+
+
+async def _hand_over(reporter: Reporter, exchanges: Exchanges, seconds: float, log: FilteringBoundLogger) -> None:
+    """Leave nothing behind: the memory of call records ends with the supervisor."""
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await exchanges.ended()
+    except TimeoutError:
+        log.warning("calls-unsettled", running=exchanges.count)
+    left = await reporter.hand_over(seconds)
+    if left:
+        log.warning("calls-lost", bytes=left)
 
 
 async def _any(seconds: float | None, *events: asyncio.Event) -> None:
@@ -151,6 +181,11 @@ def main() -> int:
     parser.add_argument("--name", required=True, help="what it calls itself in the log and to DTMA")
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the listening socket")
     parser.add_argument("--control", type=int, required=True, help="file descriptor of the socket to the supervisor")
+    parser.add_argument("--memory-fd", type=int, required=True, help="memory in which all workers count")
+    parser.add_argument("--fence-fd", type=int, required=True, help="eventfd that orders their counting")
+    parser.add_argument("--column", type=int, required=True, help="the column of that memory this worker writes")
+    parser.add_argument("--columns", type=int, required=True, help="how many there are")
+    parser.add_argument("--calls-fd", type=int, required=True, help="file descriptor of the memory for call records")
     parser.add_argument("--parent", type=int, required=True, help="pid of the supervisor")
     parser.add_argument("--connections", type=int, required=True, help="most open connections")
     parser.add_argument("--per-source", type=int, required=True, help="most open connections of one address")

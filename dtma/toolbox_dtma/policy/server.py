@@ -20,6 +20,8 @@ from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_DTMA,
     Ack,
+    Calls,
+    CallsTaken,
     Change,
     Cut,
     Delta,
@@ -46,6 +48,10 @@ PINGS = 3
 """Unanswered pings, spread over `Timings.silence`, after which a worker is silent."""
 
 
+TakeCalls = Callable[[Calls, Callable[[], None]], None]
+"""Takes what a worker tells of calls, and calls back once it need not be kept there."""
+
+
 class AckPending(Exception):
     """Not every worker has acknowledged yet. The change is in force as soon as they do, without further word."""
 
@@ -69,6 +75,7 @@ class PolicyServer:
         clock: Callable[[], float],
         observe_ack: Callable[[float], None],
         observe_cuts: Callable[[Cut, int], None],
+        take_calls: TakeCalls,
     ):
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
         self.contents = Contents(keyring)
@@ -83,6 +90,7 @@ class PolicyServer:
         self._clock = clock
         self._observe_ack = observe_ack
         self._observe_cuts = observe_cuts
+        self._take_calls = take_calls
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
         self._workers: set[Worker] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -257,7 +265,7 @@ class PolicyServer:
             worker.fail_probes()
             self._due.set()
 
-    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Vitals) -> None:
+    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls | Vitals) -> None:
         worker.unanswered = 0
         match message:
             case Ack():
@@ -277,8 +285,19 @@ class PolicyServer:
                 worker.vitals = message
                 for reason, number in message.cuts.items():
                     self._observe_cuts(reason, number)
+            case Calls():
+                self._members.heard(worker.member)
+                if worker.telling:
+                    raise FrameError("calls were told before the last ones were acknowledged")
+                worker.telling = True
+                self._take_calls(message, lambda: self._taken(worker, message))
             case Hello():
                 raise FrameError("a second hello")
+
+    @staticmethod
+    def _taken(worker: Worker, message: Calls) -> None:
+        worker.telling = False
+        worker.send(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
 
     # ----------------------------------------------------------------- probes
     async def probe(self, *, address: str, port: int, path: str) -> ProbeResult:

@@ -31,6 +31,8 @@ class Worker:
     """What it said last about itself."""
     unanswered: int = 0
     """So often in a row without an answer."""
+    telling: bool = False
+    """Whether a message about calls has yet to be acknowledged to it."""
     probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
 
     def send(self, frame: bytes) -> None:
