@@ -43,6 +43,7 @@ class Connection(RequestHandler):
         "_stall_timer",
         "_wire",
         "made",
+        "measured",
     )
 
     def __init__(
@@ -70,6 +71,8 @@ class Connection(RequestHandler):
         self._ended = ended
         self.made = False
         """Whether it became a client's to use; before that, TLS may have failed."""
+        self.measured = False
+        """Whether a head of this connection may have been too large, though it came in one piece."""
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -104,6 +107,7 @@ class Connection(RequestHandler):
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
+            self.measured = self.measured or self._head_bytes + len(data) > self._bounds.head_bytes
             self._unwatch_head()
         elif data and (self._head_timer is not None or self._waiter is not None):
             self._part_of_a_head(len(data))
@@ -188,7 +192,7 @@ class Server(web.Server):
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         # A head that came in one piece is complete before its size is known.
-        if sum(len(name) + len(value) for name, value in request.raw_headers) > self._bounds.head_bytes:
+        if cast("Connection", request.protocol).measured and _head_size(request) > self._bounds.head_bytes:
             self._clients.cut(Cut.HEAD_LARGE)
             refusal = web.Response(status=431)
             refusal.force_close()
@@ -220,3 +224,7 @@ class Server(web.Server):
         for each in tuple(self._connections):
             if not cast("Connection", each).busy:
                 each.force_close()
+
+
+def _head_size(request: web.BaseRequest) -> int:
+    return sum(len(name) + len(value) for name, value in request.raw_headers)

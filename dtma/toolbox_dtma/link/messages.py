@@ -178,32 +178,6 @@ class ProbeResult(Message):
     """Nothing listens on the port: the TCP connection was refused."""
 
 
-class Calls(Message):
-    """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
-    lost connection it sends the same again under the same number."""
-
-    kind: Literal["calls"] = "calls"
-    stream: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    """Names the row of batches; outlives the worker's process."""
-    batch: Count
-    """Counts up within the stream."""
-    calls: Annotated[tuple[CallEntry, ...], Field(max_length=MAX_ENTRIES)] = ()
-    dropped: Dropped = {}
-    """Calls for whose record there was no room, by connection."""
-    lost: Count = 0
-    """Calls of which nothing is known any more: they ran when a worker was killed."""
-    refusals: Refusals = {}
-    """Requests that the gateway answered by itself, by reason."""
-
-
-class CallsTaken(Message):
-    """Answer to `Calls`: it is on disk, or counted as dropped, and need not be kept."""
-
-    kind: Literal["calls-taken"] = "calls-taken"
-    stream: str
-    batch: int
-
-
 class Cut(StrEnum):
     """Why a client's connection was refused or ended, beside what its requests are refused for."""
 
@@ -231,6 +205,32 @@ class Vitals(Message):
     """Unix time; None over plain HTTP."""
     certificate_refused: bool = False
     """Whether the certificate's files hold a pair that cannot be used."""
+
+
+class Calls(Message):
+    """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
+    lost connection it sends the same again under the same number."""
+
+    kind: Literal["calls"] = "calls"
+    stream: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Names the row of batches; outlives the worker's process."""
+    batch: Count
+    """Counts up within the stream."""
+    calls: Annotated[tuple[CallEntry, ...], Field(max_length=MAX_ENTRIES)] = ()
+    dropped: Dropped = {}
+    """Calls for whose record there was no room, by connection."""
+    lost: Count = 0
+    """Calls of which nothing is known any more: they ran when a worker was killed."""
+    refusals: Refusals = {}
+    """Requests that the gateway answered by itself, by reason."""
+
+
+class CallsTaken(Message):
+    """Answer to `Calls`: it is on disk, or counted as dropped, and need not be kept."""
+
+    kind: Literal["calls-taken"] = "calls-taken"
+    stream: str
+    batch: int
 
 
 ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest | CallsTaken, Field(discriminator="kind")]

@@ -128,11 +128,11 @@ class ScriptedDtma:
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
         self.pongs: list[int] = []
+        self.cuts: Counter[str] = Counter()
+        """Clients that the workers say they refused or cut off, by reason."""
         self.told: list[Calls] = []
         self.take_calls = True
         """Whether messages about calls are acknowledged."""
-        self.cuts: Counter[str] = Counter()
-        """Clients that the workers say they refused or cut off, by reason."""
         self._probes: dict[int, asyncio.Future[ProbeResult]] = {}
         self._server: asyncio.Server | None = None
 
