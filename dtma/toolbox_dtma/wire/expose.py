@@ -13,6 +13,7 @@ from toolbox_dtma.wire.base import Request
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=256)]
+ToolsHash = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 @lru_cache(maxsize=4096)
@@ -59,6 +60,8 @@ class Expose(Request):
     resources: NameFilter = NameFilter()
     """By URI; templates by their `uriTemplate`."""
     prompts: NameFilter = NameFilter()
+    approved_hash: ToolsHash | None = None
+    """Only tools as they are defined in the surface of this hash; a hash of no known surface approves none."""
 
 
 def allowed_by_all(filters: Iterable[NameFilter], name: str) -> bool:
