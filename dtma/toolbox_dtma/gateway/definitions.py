@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import rfc8785
 
-from toolbox_dtma.gateway.strictjson import Repeated, refuse_constant, with_repeats
+from toolbox_dtma.gateway.strictjson import MAX_DEPTH, Repeated, deeper_than, refuse_constant, with_repeats
 
 COVERED = ("name", "description", "inputSchema", "annotations")
 PREFIX = "sha256:"
@@ -123,7 +123,7 @@ def _decode(text: str) -> dict[str, Any]:
     try:
         tool: Any = _DECODER.decode(text)
     except RecursionError:
-        raise NotCanonical("it is nested too deeply") from None
+        raise NotCanonical(f"it is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise NotCanonical(f"it is not JSON: {error}") from None
     if not isinstance(tool, dict):
@@ -137,6 +137,9 @@ def _decode(text: str) -> dict[str, Any]:
 
 def _canonical(covered: dict[str, Any]) -> bytes:
     try:
+        # Bounded by number, not by what is left of the stack: all processes have to agree.
+        if deeper_than(covered, MAX_DEPTH):
+            raise NotCanonical(f"it is nested deeper than {MAX_DEPTH} levels")
         _refuse_ambiguous(covered)
         return rfc8785.dumps(covered)
     except UnicodeEncodeError:
@@ -147,8 +150,6 @@ def _canonical(covered: dict[str, Any]) -> bytes:
     except rfc8785.CanonicalizationError as error:
         lone = isinstance(error.__cause__, UnicodeEncodeError)
         raise NotCanonical("a lone surrogate is not a character" if lone else str(error)) from None
-    except RecursionError:
-        raise NotCanonical("it is nested too deeply") from None
 
 
 def _refuse_ambiguous(value: Any) -> None:

@@ -53,7 +53,7 @@ def loads(raw: bytes) -> Any:
         raise NotJson(f"{error.msg} at character {error.pos}") from None
     except RecursionError:
         raise NotJson(f"nested deeper than {MAX_DEPTH} levels") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper_than(document, MAX_DEPTH):
+    if text.count("[") + text.count("{") > MAX_DEPTH and deeper_than(document, MAX_DEPTH):
         raise NotJson(f"nested deeper than {MAX_DEPTH} levels")
     if _SURROGATE_ESCAPE.search(text) and any(not encodable(string) for string in _strings(document)):
         raise NotJson("a lone surrogate is not a character")
@@ -66,7 +66,8 @@ def _children(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
-def _deeper_than(document: Any, limit: int) -> bool:
+def deeper_than(document: Any, limit: int) -> bool:
+    """Whether a decoded document is nested deeper than `limit`."""
     level: list[Any] = [document] if isinstance(document, dict | list) else []
     for _ in range(limit):
         level = [child for value in level for child in _children(value) if isinstance(child, dict | list)]
