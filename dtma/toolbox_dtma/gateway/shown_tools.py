@@ -61,14 +61,21 @@ class ShownTools:
 
     def _events(self) -> Callable[[bytes, bool], None]:
         rewriter: SseRewriter | None = SseRewriter(lambda _id: b"")
+        unread = bytearray()
 
         def read(chunk: bytes, last: bool) -> None:
             nonlocal rewriter
             del last
             if rewriter is None:
                 return
+            unread.extend(chunk)
+            if b"}" not in chunk and not rewriter.unterminated:
+                # No tool without a brace: a stream of a million empty events is not worth reading twice.
+                return
+            ready = bytes(unread)
+            unread.clear()
             try:
-                for piece in rewriter.feed(chunk, hold=True):
+                for piece in rewriter.feed(ready, hold=True):
                     if isinstance(piece, HeldEvent) and piece.data:
                         self._look(piece.data)
             except EventTooLarge:
