@@ -21,7 +21,7 @@ OTHER = {"get_time": "2", "get_zone": "1", "more": "1"}
 
 async def deployed(w: World, **expose: Any) -> Key:
     w.toolbox()
-    server = w.server(**({"expose": {"tools": expose}} if expose else {}))
+    server = w.server(expose={"tools": expose})
     await w.settle()
     assert w.ready(SERVER, server) == ("True", "Ready")
     return server
@@ -34,7 +34,7 @@ def message(w: World, server: Key) -> str:
 
 def told(w: World) -> list[tuple[str, str, str]]:
     """Events about tools: type, reason and note."""
-    return [tuple(item[1:4]) for item in w.events.items if item[2].startswith("Tools")]
+    return [(item[1], item[2], item[3]) for item in w.events.items if item[2].startswith("Tools")]
 
 
 async def test_status_and_record_hold_the_hashes() -> None:
