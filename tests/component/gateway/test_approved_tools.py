@@ -213,6 +213,20 @@ async def test_accepting_the_new_hash_makes_it_work_again(
     assert await code_of_call(http, world.connection, "send") is None
 
 
+@pytest.mark.parametrize("as_events", [False, True])
+async def test_a_list_of_any_size_is_cut_in_the_same_way(
+    gateway: World, script: ScriptedServer, shifty: Shifty, http: httpx.AsyncClient, as_events: bool
+) -> None:
+    shifty.as_events = as_events
+    for size in (100, 10_000, 100_000):
+        large = tool("large", "x" * size)
+        shifty.handshake = [TIME, large, SEND]
+        world = pinned(gateway, script)
+        assert await listed(http, world.connection) == [TIME, large, SEND]
+        shifty.handshake = [TIME, tool("large", "y" * size), SEND]
+        assert await listed(http, world.connection) == [TIME, SEND]
+
+
 def test_the_hash_is_of_what_was_sent_and_not_of_what_a_model_keeps(
     gateway: World, script: ScriptedServer, shifty: Shifty
 ) -> None:
