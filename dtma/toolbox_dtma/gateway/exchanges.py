@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from enum import Enum
 
+from toolbox_dtma.gateway.limits import Bounds
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 
 _LONGEST_TIMER = 3600.0
@@ -20,6 +21,7 @@ class Cause(Enum):
     REVOKED = "revoked"
     NO_POLICY = "no-policy"
     STOPPING = "stopping"
+    TIMEOUT = "call-timeout"
 
 
 class Exchange:
@@ -35,6 +37,26 @@ class Exchange:
         self._transport = transport
         self._task = task
         self.timer: asyncio.TimerHandle | None = None
+        self.bounds: Bounds | None = None
+        """Of a connection with limits, once the request is let in."""
+        self.deserted = False
+        """Whether the client went away without having taken the whole answer."""
+        self.cut: str | None = None
+        """Reason for which the answer was broken off, if the connection's limits are why."""
+        self._ending: asyncio.TimerHandle | None = None
+
+    def bind(self, bounds: Bounds) -> None:
+        """Take over what is left of the limits; the place among the running requests goes back at the end."""
+        self.bounds = bounds
+        if bounds.ends_at is not None:
+            self._ending = asyncio.get_running_loop().call_at(bounds.ends_at, self.abort, Cause.TIMEOUT)
+
+    def unbind(self) -> Bounds | None:
+        """Give up what `bind` took over, to somebody who goes on with it."""
+        if self._ending is not None:
+            self._ending.cancel()
+        bounds, self.bounds = self.bounds, None
+        return bounds
 
     @property
     def task(self) -> asyncio.Task[object]:
@@ -77,6 +99,9 @@ class Exchanges:
                 self._by_connection.pop(admitted.grant.uid, None)
             if exchange.timer is not None:
                 exchange.timer.cancel()
+            bounds = exchange.unbind()
+            if bounds is not None:
+                bounds.release()
 
     def recheck(self, connections: Iterable[str], state: PolicyState) -> list[asyncio.Task[object]]:
         """Abort what the policy in force no longer admits. Returns the tasks that are ending."""

@@ -9,7 +9,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from structlog.typing import FilteringBoundLogger
 
-from toolbox_dtma.gateway import parsing
+from toolbox_dtma.gateway import limits, parsing
 from toolbox_dtma.gateway.admission import Ask, admit
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
@@ -23,16 +23,24 @@ from toolbox_dtma.gateway.policy import (
     decide,
     needs_filter,
 )
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, denied, unauthorized, unavailable
+from toolbox_dtma.gateway.refusal import (
+    SERVER_ERROR,
+    SESSION_NOT_FOUND,
+    Asker,
+    Refusal,
+    denied,
+    unauthorized,
+    unavailable,
+)
 from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, OFFLOAD_BYTES, STREAM_IDLE_SECONDS, Call, Relay
 from toolbox_dtma.gateway.sessions import Binding
-from toolbox_dtma.gateway.settings import MAX_REQUEST_BYTES
 from toolbox_dtma.gateway.state import PolicyState, Target
 from toolbox_dtma.gateway.throttle import FailureThrottle
+from toolbox_dtma.wire import GrantLimits
+from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
 
 BODY_SECONDS = 30.0
 """Longest time a request body may take to arrive."""
-_LISTENING_METHODS = frozenset({"subscriptions/listen"})
 
 
 class Gateway:
@@ -44,12 +52,14 @@ class Gateway:
         exchanges: Exchanges,
         relay: Relay,
         throttle: FailureThrottle,
+        counts: limits.Counting,
         log: FilteringBoundLogger,
     ):
         self._state = state
         self._exchanges = exchanges
         self._relay = relay
         self._throttle = throttle
+        self._counts = counts
         self._log = log
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -80,24 +90,34 @@ class Gateway:
         ask = Ask(request.method, request.raw_path, request.headers, request.remote or "")
         admitted = admit(ask, self._state, self._throttle)
         note.update(connection=admitted.grant.uid, instance=admitted.grant.instance)
+        arrived = asyncio.get_running_loop().time()
         transport = request.transport
         with self._exchanges.enter(admitted, transport) as exchange:
             try:
                 if request.method == "POST":
-                    call = await self._post_call(request, exchange, note)
+                    call = await self._post_call(request, exchange, note, arrived)
                 else:
-                    call = self._plain_call(request, exchange)
+                    call = self._plain_call(request, exchange, arrived)
                 return await self._relay.run(request, exchange, call)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
+                if exchange.aborted is Cause.TIMEOUT and exchange.started:
+                    exchange.cut = limits.TIMEOUT
                 if exchange.aborted is None or exchange.started or task is None:
                     raise
                 task.uncancel()
+                if exchange.aborted is Cause.TIMEOUT and exchange.bounds is not None:
+                    raise exchange.bounds.too_slow() from None
                 if exchange.aborted is Cause.REVOKED:
                     raise unauthorized() from None
                 raise unavailable(exchange.aborted.value, "The gateway cannot go on with this; try again") from None
+            finally:
+                if exchange.cut is not None:
+                    self._log.info("cut", reason=exchange.cut, http_method=request.method, **note)
 
-    async def _post_call(self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str]) -> Call:
+    async def _post_call(
+        self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str], arrived: float
+    ) -> Call:
         headers = request.headers
         try:
             parsing.check_content(headers.getall("Content-Type", []), headers.getall("Content-Encoding", []))
@@ -115,14 +135,20 @@ class Gateway:
             modern = check_routing(body, routing)
         except HeaderMismatch as mismatch:
             raise Refusal.rpc(400, "headers", mismatch.code, str(mismatch), id=id_) from None
+        set_limits = exchange.admitted.grant.limits
+        if set_limits is not None:
+            limits.check_size(set_limits, len(raw), Asker.of(body, modern=modern))
         target = self._target(exchange, id_)
         binding, session = self._session(request, exchange, target, id_)
         self._check_policy(body, exchange, modern=modern)
-        exchange.listening = first.method in _LISTENING_METHODS
+        exchange.listening = limits.is_listening(body)
+        up = self._headers(request, exchange, target, session, id_)
+        if set_limits is not None:
+            self._let_in(exchange, set_limits, limits.Load.of(body), Asker.of(body, modern=modern), arrived)
         return Call(
             method="POST",
             target=target,
-            headers=self._headers(request, exchange, target, session, id_),
+            headers=up,
             body=raw,
             id=id_,
             binding=binding,
@@ -132,16 +158,20 @@ class Gateway:
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
         )
 
-    def _plain_call(self, request: web.BaseRequest, exchange: Exchange) -> Call:
+    def _plain_call(self, request: web.BaseRequest, exchange: Exchange, arrived: float) -> Call:
         """GET, DELETE and OPTIONS: no body goes up."""
         target = self._target(exchange, None)
         binding, session = self._session(request, exchange, target, None)
         exchange.listening = request.method == "GET"
         last_event = self._last_event(request, binding, session) if exchange.listening else None
+        up = self._headers(request, exchange, target, session, None, last_event)
+        set_limits = exchange.admitted.grant.limits
+        if set_limits is not None:
+            self._let_in(exchange, set_limits, limits.Load(listening=exchange.listening), Asker(), arrived)
         return Call(
             method=request.method,
             target=target,
-            headers=self._headers(request, exchange, target, session, None, last_event),
+            headers=up,
             body=None,
             id=None,
             binding=binding,
@@ -150,6 +180,13 @@ class Gateway:
             survives=False,
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
         )
+
+    def _let_in(
+        self, exchange: Exchange, set_limits: GrantLimits, load: limits.Load, asker: Asker, arrived: float
+    ) -> None:
+        """Count it, now that nothing but the server is left to refuse it. Raises `Refusal`."""
+        grant = exchange.admitted.grant
+        exchange.bind(limits.let_in(self._counts, grant, set_limits, load, asker, arrived=arrived))
 
     def _target(self, exchange: Exchange, id: RpcId) -> Target:
         target = self._state.target(exchange.admitted.grant.instance)

@@ -16,6 +16,7 @@ import uvloop
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.counts import Counts, SharedMemory
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
 from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.probing import Probing
@@ -45,7 +46,9 @@ def tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
     return context
 
 
-async def serve(settings: GatewaySettings, listening: socket.socket, name: str, log: FilteringBoundLogger) -> None:
+async def serve(
+    settings: GatewaySettings, listening: socket.socket, name: str, counts: Counts, log: FilteringBoundLogger
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -55,7 +58,7 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
     exchanges = Exchanges(unix_clock=time.time)
     async with UpstreamClient() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
-        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
+        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), counts, log)
         http = web.Server(
             gateway.handle,
             handler_cancellation=True,
@@ -107,13 +110,19 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--name", required=True, help="name of this worker, unique on the host")
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the listening socket")
+    parser.add_argument("--memory-fd", type=int, required=True, help="memory in which all workers count")
+    parser.add_argument("--fence-fd", type=int, required=True, help="eventfd that orders their counting")
+    parser.add_argument("--column", type=int, required=True, help="the column of that memory this worker writes")
+    parser.add_argument("--columns", type=int, required=True, help="how many there are")
     parser.add_argument("--parent", type=int, required=True, help="pid of the supervisor")
     options = parser.parse_args()
     if not die_with_parent(options.parent):
         return 1
     log = configure_logging("worker")
     settings = load_settings(options.config)
-    uvloop.run(serve(settings, socket.socket(fileno=options.fd), options.name, log))
+    memory = SharedMemory(options.memory_fd, options.fence_fd, options.columns)
+    counts = Counts(memory.map(), options.column, fence=memory.pass_fence, monotonic=time.monotonic)
+    uvloop.run(serve(settings, socket.socket(fileno=options.fd), options.name, counts, log))
     return 0
 
 

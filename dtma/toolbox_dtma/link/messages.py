@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from toolbox_dtma.wire import Credential, Expose, HostConfig, ProbeReport
+from toolbox_dtma.wire import Credential, Expose, GrantLimits, HostConfig, ProbeReport
+from toolbox_dtma.wire.base import absent
 
 LINK_VERSION = 1
 MAX_FRAME_BYTES = 1024 * 1024
@@ -73,6 +74,7 @@ class GrantPolicy(BaseModel):
     server_expose: Expose
     expose: Expose
     expires_at: datetime | None = None
+    limits: Annotated[GrantLimits | None, Field(exclude_if=absent)] = None
 
 
 class SigningKey(BaseModel):

@@ -53,14 +53,28 @@ class NameFilter(Request):
         return self.allow == ("*",) and not self.deny
 
 
+def _hides_nothing(names: NameFilter) -> bool:
+    return names.unrestricted
+
+
+_LaterFilter = Annotated[NameFilter, Field(exclude_if=_hides_nothing)]
+"""Older hosts know `tools` only."""
+
+
 class Expose(Request):
-    """What a server or a connection exposes. Absent means everything."""
+    """What a server or a connection exposes. Absent means everything.
+
+    >>> Expose(prompts=NameFilter(deny=("x",))).model_dump().keys() - Expose().model_dump().keys()
+    {'prompts'}
+    >>> "approved_hash" in Expose().model_dump()
+    False
+    """
 
     tools: NameFilter = NameFilter()
-    resources: NameFilter = NameFilter()
+    resources: _LaterFilter = NameFilter()
     """By URI; templates by their `uriTemplate`."""
-    prompts: NameFilter = NameFilter()
-    approved_hash: ToolsHash | None = None
+    prompts: _LaterFilter = NameFilter()
+    approved_hash: Annotated[ToolsHash | None, Field(exclude_if=lambda pin: pin is None)] = None
     """Only tools as they are defined in the surface of this hash; a hash of no known surface approves none."""
 
 

@@ -26,6 +26,7 @@ from toolbox_operator.domain.connection_status import (
     closed_status,
     held_status,
     open_status,
+    pending_reason,
     was_programmed,
 )
 from toolbox_operator.domain.credential import Tokens, credentials, promote
@@ -215,14 +216,14 @@ class ConnectionReconciler:
             if hold.next is Next.STALLED:
                 await self._report(seen, held_status(seen, hold, self._ctx.clock.now(), self._agent(seen)))
                 give_up(hold, self._ctx.timings)
-            return Programming(pending, hold.message)
+            return Programming(pending, hold.message, refused=hold.reason == Reason.HOST_REJECTED)
         return Programming(Progress.DONE)
 
     def _wait(self, seen: ConnectionObserved, programming: Programming) -> None:
         """End with a retry while the host can be asked again; contact and acknowledgements requeue by themselves."""
         if seen.server is not None and not _in_contact(seen):
             return
-        reason = Reason.REVOCATION_PENDING if programming.progress is Progress.REVOKING else Reason.ACK_PENDING
+        reason = pending_reason(programming)
         give_up(waits_for(reason, programming.message, ConditionType.PROGRAMMED), self._ctx.timings)
 
     def _next(self, spec: AgentMCPConnectionSpec, tokens: Tokens) -> Outcome:
@@ -270,5 +271,9 @@ def _may_revoke(seen: ConnectionObserved, tokens: Tokens) -> bool:
 
 
 def _ever_programmed(connection: ConnectionObject) -> bool:
-    """Whether status says that something of it was, or was about to be, in force."""
-    return find(connection.status.conditions, ConditionType.PROGRAMMED) is not None
+    """Whether status says that something of it was, or was about to be, in force.
+
+    A host that refused it holds nothing of it: where it held something, status speaks of the revocation.
+    """
+    condition = find(connection.status.conditions, ConditionType.PROGRAMMED)
+    return condition is not None and condition.reason != Reason.HOST_REJECTED

@@ -74,6 +74,8 @@ class Machine:
     calls: list[str] = field(default_factory=list[str])
     outcome: Outcome | None = None
     """What becomes of instances; None: they do what their spec says."""
+    too_old_for: frozenset[str] = frozenset()
+    """Members of a grant's JSON that this host does not know."""
     restarts: int = 0
     tools: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TOOLS, "1"))
     """What servers list: names, and what stands for their definitions."""
@@ -331,6 +333,9 @@ class FakeHost:
         machine = self.machine
         if ("grant", uid) in machine.buried:
             raise HostProblem(ProblemCode.DELETED, "deleted")
+        if unknown := sorted(machine.too_old_for & grant.model_dump(by_alias=True).keys()):
+            detail = "; ".join(f"body.{name}: Extra inputs are not permitted" for name in unknown)
+            raise HostProblem(ProblemCode.INVALID, detail)
         if grant.instance not in machine.desired:
             raise HostProblem(ProblemCode.INSTANCE_UNKNOWN, "no such instance")
         held = machine.grants.get(uid)
