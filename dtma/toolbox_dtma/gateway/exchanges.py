@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from enum import Enum
 
 from toolbox_dtma.gateway.limits import Bounds
+from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 
 _LONGEST_TIMER = 3600.0
@@ -34,6 +35,8 @@ class Exchange:
         """Whether bytes of an answer may already be on their way."""
         self.listening = False
         """Whether it is a stream that ends only when somebody closes it."""
+        self.calls: Observer = UNMEASURED
+        """Who wants to know how its calls end."""
         self._transport = transport
         self._task = task
         self.timer: asyncio.TimerHandle | None = None
@@ -78,6 +81,8 @@ class Exchanges:
         self._unix = unix_clock
         self._by_connection: defaultdict[str, set[Exchange]] = defaultdict(set)
         self.count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextmanager
     def enter(self, admitted: Admitted, transport: asyncio.Transport | None) -> Generator[Exchange]:
@@ -89,11 +94,14 @@ class Exchanges:
         members = self._by_connection[admitted.grant.uid]
         members.add(exchange)
         self.count += 1
+        self._idle.clear()
         self._arm(exchange)
         try:
             yield exchange
         finally:
             self.count -= 1
+            if not self.count:
+                self._idle.set()
             members.discard(exchange)
             if not members:
                 self._by_connection.pop(admitted.grant.uid, None)
@@ -102,6 +110,10 @@ class Exchanges:
             bounds = exchange.unbind()
             if bounds is not None:
                 bounds.release()
+
+    async def ended(self) -> None:
+        """Return once nothing is in flight."""
+        await self._idle.wait()
 
     def recheck(self, connections: Iterable[str], state: PolicyState) -> list[asyncio.Task[object]]:
         """Abort what the policy in force no longer admits. Returns the tasks that are ending."""

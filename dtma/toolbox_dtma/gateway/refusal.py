@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -43,11 +44,15 @@ class Refusal(Exception):
         """A refusal with one JSON-RPC error."""
         return cls(status, reason, rpc_error(code, message, id), headers)
 
+    @cached_property
+    def body(self) -> bytes:
+        """The body of the HTTP answer."""
+        return json.dumps(self.payload, separators=(",", ":")).encode()
+
     def response(self) -> web.Response:
         """The HTTP answer, which no cache may keep."""
-        body = json.dumps(self.payload, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store", **self.headers}
-        return web.Response(status=self.status, body=body, headers=headers)
+        return web.Response(status=self.status, body=self.body, headers=headers)
 
 
 def rpc_error(code: int, message: str, id: RpcId = None, data: Mapping[str, Any] | None = None) -> dict[str, Any]:

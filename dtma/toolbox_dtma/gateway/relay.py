@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from toolbox_dtma.gateway.accounting import cancelled_outcome
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
 from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
+from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
@@ -23,6 +25,7 @@ from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.gateway.upstream.connection import Answer
 from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
 from toolbox_dtma.link.messages import GrantPolicy
+from toolbox_dtma.wire import CallOutcome
 
 CALL_IDLE_SECONDS = 900.0
 """Longest silence of a server within the answer to a POST."""
@@ -125,6 +128,7 @@ class Relay:
             raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
+        exchange.calls.answering(status, kind)
         if kind == "text/event-stream":
             return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
@@ -155,9 +159,13 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
+        calls = exchange.calls
         read = _reader(upstream, exchange)
         first = await read()
+        calls.body(first)
         if upstream.at_eof:
+            calls.complete()
+            calls.sent(len(first))
             return web.Response(status=upstream.status, headers=headers, body=first or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         response.content_length = upstream.length
@@ -165,9 +173,14 @@ class Relay:
         try:
             await response.prepare(request)
             await _write(response, first)
+            calls.sent(len(first))
             while chunk := await read():
+                calls.body(chunk)
                 await _write(response, chunk)
-        except UpstreamError:
+                calls.sent(len(chunk))
+            calls.complete()
+        except UpstreamError as error:
+            calls.broke(error)
             _cut(request)
         except (ConnectionError, TimeoutError):
             _desert(request, exchange)
@@ -185,18 +198,22 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Read a whole answer and pass on what policy shows of it."""
-        raw = bytearray()
+        calls = exchange.calls
+        held = bytearray()
         read = _reader(upstream, exchange)
         while chunk := await read():
-            raw += chunk
-            if len(raw) > MAX_EVENT_BYTES:
+            held += chunk
+            if len(held) > MAX_EVENT_BYTES:
                 raise bad_gateway("undecidable", "The server's answer is too large to be filtered", call.id)
+        raw = bytes(held)
+        calls.body(raw)
+        calls.complete()
         if not raw:
             return web.Response(status=upstream.status, headers=headers)
         try:
             if kind != "application/json":
                 raise Undecidable("not JSON by its type")
-            body = await self._shown(exchange, bytes(raw))
+            body = await self._shown(exchange, raw)
         except Undecidable:
             if upstream.status < 400:
                 raise bad_gateway("undecidable", "The server's answer cannot be filtered", call.id) from None
@@ -208,6 +225,7 @@ class Relay:
             )
         headers = {**headers, "Content-Type": "application/json"}
         if len(body) <= WHOLE_BYTES:
+            calls.sent(len(body))
             return web.Response(status=upstream.status, headers=headers, body=body)
         # Written while the exchange is known, so that a slow client is bounded and a revocation cuts it.
         response = web.StreamResponse(status=upstream.status, headers=headers)
@@ -216,8 +234,11 @@ class Relay:
         await response.prepare(request)
         try:
             for start in range(0, len(body), WHOLE_BYTES):
-                await _write(response, body[start : start + WHOLE_BYTES])
-        except (UpstreamError, ConnectionError, TimeoutError):
+                piece = body[start : start + WHOLE_BYTES]
+                await _write(response, piece)
+                calls.sent(len(piece))
+        except (UpstreamError, ConnectionError, TimeoutError) as error:
+            calls.broke(error)
             _cut(request)
         return response
 
@@ -256,7 +277,10 @@ class Relay:
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
-        except (UpstreamError, EventTooLarge, Undecidable):
+                    exchange.calls.sent(len(out))
+            exchange.calls.complete()
+        except (UpstreamError, EventTooLarge, Undecidable) as error:
+            exchange.calls.broke(error)
             _cut(request)
         except (ConnectionError, TimeoutError):
             _desert(request, exchange)
@@ -277,6 +301,7 @@ class Relay:
                 shown = await self._shown(exchange, piece.data)
                 # Line breaks in JSON are only ever white space, and would end the data line.
                 parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
+            exchange.calls.event(piece)
         return b"".join(parts)
 
     def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:
@@ -285,11 +310,13 @@ class Relay:
         if not call.survives or exchange.aborted is not None or not self._may_detach(grant):
             return False
         bounds = exchange.unbind()
-        task = asyncio.create_task(self._finish(exchange.admitted, bounds, upstream))
+        calls, exchange.calls = exchange.calls, UNMEASURED
+        task = asyncio.create_task(self._finish(exchange.admitted, bounds, upstream, calls))
         self._detached[grant.uid].add(task)
         task.add_done_callback(lambda done: self._finished(grant.uid, done))
+        # Also of a task that is cancelled before its first step.
+        task.add_done_callback(lambda _: calls.settle(CallOutcome.CANCELLED))
         if bounds is not None:
-            # Also of a task that is cancelled before its first step.
             task.add_done_callback(lambda _: bounds.release())
         return True
 
@@ -303,7 +330,7 @@ class Relay:
         if not self._detached[uid]:
             del self._detached[uid]
 
-    async def _finish(self, admitted: Admitted, bounds: Bounds | None, upstream: Answer) -> None:
+    async def _finish(self, admitted: Admitted, bounds: Bounds | None, upstream: Answer, calls: Observer) -> None:
         """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
         grant = admitted.grant
         with self._exchanges.enter(admitted, None) as exchange:
@@ -318,9 +345,15 @@ class Relay:
                     read = _reader(upstream, exchange)
                     while await read():
                         pass
-            except (UpstreamError, TimeoutError, AnswerTooLarge, asyncio.CancelledError):
-                # Ended by the server, by time or by revocation: there is nobody left to tell.
-                return
+                calls.settle(CallOutcome.DETACHED)
+            except (UpstreamError, TimeoutError):
+                # Ended by the server or by time: there is nobody left to tell.
+                calls.settle(CallOutcome.DETACHED)
+            except AnswerTooLarge:
+                calls.settle(CallOutcome.LIMITED)
+            except asyncio.CancelledError:
+                # Revoked, out of time, or the worker stops.
+                calls.settle(cancelled_outcome(exchange))
             finally:
                 upstream.close()
 

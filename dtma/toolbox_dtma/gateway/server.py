@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway import limits, parsing
+from toolbox_dtma.gateway.accounting import Meter
 from toolbox_dtma.gateway.admission import Ask, admit
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
@@ -53,6 +54,7 @@ class Gateway:
         relay: Relay,
         throttle: FailureThrottle,
         counts: limits.Counting,
+        meter: Meter,
         log: FilteringBoundLogger,
     ):
         self._state = state
@@ -60,6 +62,7 @@ class Gateway:
         self._relay = relay
         self._throttle = throttle
         self._counts = counts
+        self._meter = meter
         self._log = log
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -68,6 +71,7 @@ class Gateway:
         try:
             return await self._handle(request, note)
         except Refusal as refusal:
+            self._meter.refused(refusal.reason)
             self._log.info(
                 "refused",
                 status=refusal.status,
@@ -83,21 +87,22 @@ class Gateway:
             # The worker's boundary: one broken request must not end the connection without an answer. The text
             # of the exception is left out, since it may quote the request.
             frames = traceback.format_tb(error.__traceback__)[-6:]
+            self._meter.refused("internal")
             self._log.error("failed", error=type(error).__name__, frames=frames, **note)
             return Refusal.rpc(500, "internal", SERVER_ERROR, "Internal error of the gateway").response()
 
     async def _handle(self, request: web.BaseRequest, note: dict[str, str]) -> web.StreamResponse:
+        begun = self._meter.now()
         ask = Ask(request.method, request.raw_path, request.headers, request.remote or "")
         admitted = admit(ask, self._state, self._throttle)
         note.update(connection=admitted.grant.uid, instance=admitted.grant.instance)
-        arrived = asyncio.get_running_loop().time()
         transport = request.transport
-        with self._exchanges.enter(admitted, transport) as exchange:
+        with self._exchanges.enter(admitted, transport) as exchange, self._meter.settling(exchange):
             try:
                 if request.method == "POST":
-                    call = await self._post_call(request, exchange, note, arrived)
+                    call = await self._post_call(request, exchange, note, begun)
                 else:
-                    call = self._plain_call(request, exchange, arrived)
+                    call = self._plain_call(request, exchange, begun)
                 return await self._relay.run(request, exchange, call)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
@@ -116,7 +121,7 @@ class Gateway:
                     self._log.info("cut", reason=exchange.cut, http_method=request.method, **note)
 
     async def _post_call(
-        self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str], arrived: float
+        self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str], begun: float
     ) -> Call:
         headers = request.headers
         try:
@@ -125,6 +130,7 @@ class Gateway:
             body = await _off_loop_if_large(raw)
         except BodyRefused as refused:
             raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
+        self._meter.begin(exchange, body, size=len(raw), begun=begun, headers=headers)
         first = body.messages[0]
         id_: RpcId = None if body.batch else first.id
         note["method"] = "batch" if body.batch else first.method if first.method in KNOWN_REQUESTS else "other"
@@ -144,7 +150,7 @@ class Gateway:
         exchange.listening = limits.is_listening(body)
         up = self._headers(request, exchange, target, session, id_)
         if set_limits is not None:
-            self._let_in(exchange, set_limits, limits.Load.of(body), Asker.of(body, modern=modern), arrived)
+            self._let_in(exchange, set_limits, limits.Load.of(body), Asker.of(body, modern=modern), begun)
         return Call(
             method="POST",
             target=target,
@@ -158,7 +164,7 @@ class Gateway:
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
         )
 
-    def _plain_call(self, request: web.BaseRequest, exchange: Exchange, arrived: float) -> Call:
+    def _plain_call(self, request: web.BaseRequest, exchange: Exchange, begun: float) -> Call:
         """GET, DELETE and OPTIONS: no body goes up."""
         target = self._target(exchange, None)
         binding, session = self._session(request, exchange, target, None)
@@ -167,7 +173,7 @@ class Gateway:
         up = self._headers(request, exchange, target, session, None, last_event)
         set_limits = exchange.admitted.grant.limits
         if set_limits is not None:
-            self._let_in(exchange, set_limits, limits.Load(listening=exchange.listening), Asker(), arrived)
+            self._let_in(exchange, set_limits, limits.Load(listening=exchange.listening), Asker(), begun)
         return Call(
             method=request.method,
             target=target,
@@ -182,10 +188,11 @@ class Gateway:
         )
 
     def _let_in(
-        self, exchange: Exchange, set_limits: GrantLimits, load: limits.Load, asker: Asker, arrived: float
+        self, exchange: Exchange, set_limits: GrantLimits, load: limits.Load, asker: Asker, begun: float
     ) -> None:
         """Count it, now that nothing but the server is left to refuse it. Raises `Refusal`."""
         grant = exchange.admitted.grant
+        arrived = asyncio.get_running_loop().time() - (self._meter.now() - begun)
         exchange.bind(limits.let_in(self._counts, grant, set_limits, load, asker, arrived=arrived))
 
     def _target(self, exchange: Exchange, id: RpcId) -> Target:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.backlog import make_memory
 from toolbox_dtma.gateway.counts import SharedMemory, forget_running
 from toolbox_dtma.gateway.process import configure_logging
 from toolbox_dtma.gateway.settings import GatewaySettings, SettingsInvalid, load_settings
@@ -33,6 +34,8 @@ class _Slot:
     number: int
     listening: socket.socket
     process: subprocess.Popen[bytes] | None = None
+    calls: int = -1
+    """Descriptor of the process's memory with call records; meaningful while there is a process."""
     started_at: float = 0.0
     start_at: float = 0.0
     back_off: float = field(default=FIRST_BACK_OFF)
@@ -68,6 +71,8 @@ class Supervisor:
         self._config = config_path
         self._log = log
         sockets = listen(settings.listen_host, settings.listen_port, settings.workers)
+        self._left: list[int] = []
+        """Memory of processes that ended: whoever starts next takes up what they left."""
         self._slots = [_Slot(number, each) for number, each in enumerate(sockets)]
 
     @property
@@ -100,6 +105,7 @@ class Supervisor:
             slot.process = None
             # It is proven dead: whatever it had running at servers ended with its connections to them.
             forget_running(self._words, slot.number)
+            self._left.append(slot.calls)
             slot.start_at = now + slot.back_off
             slot.back_off = min(slot.back_off * 2, LONGEST_BACK_OFF)
 
@@ -111,11 +117,13 @@ class Supervisor:
                 slot.started_at = now
 
     def _start(self, slot: _Slot) -> subprocess.Popen[bytes]:
-        descriptors = (slot.listening.fileno(), *self._counts.descriptors)
+        slot.calls = self._left.pop(0) if self._left else make_memory()
+        descriptors = (slot.listening.fileno(), slot.calls, *self._counts.descriptors)
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker", "--config", str(self._config)]
         for option, value in (
             ("name", f"worker-{slot.number}"),
             ("fd", descriptors[0]),
+            ("calls-fd", slot.calls),
             ("memory-fd", self._counts.memory),
             ("fence-fd", self._counts.fence),
             ("column", slot.number),

@@ -120,5 +120,9 @@ class AgentMCPConnectionStatus(StatusModel):
     """Name of the Secret that holds the agent's URL and token."""
     tools: Annotated[int, Field(ge=0)] | None = None
     """How many tools the connection may use."""
+    calls: Annotated[int, Field(ge=0)] | None = None
+    """Tool calls made with it since it was created, refused ones included; absent before the first."""
+    last_used_time: AwareDatetime | None = None
+    """When the newest of these calls began, by the host's clock."""
     observed_generation: Annotated[int, Field(ge=0)] = 0
     """The metadata.generation this status was written for."""

@@ -17,6 +17,7 @@ from toolbox_operator.domain.host import HostView
 from toolbox_operator.domain.inputs import wire_expose
 from toolbox_operator.domain.limits import wire_limits
 from toolbox_operator.domain.server import permitted
+from toolbox_operator.domain.usage import Use
 from toolbox_operator.domain.values import server_url, target
 
 _NONE: Final = NameFilter(allow=())
@@ -31,6 +32,8 @@ class ConnectionObserved:
     server: ServerObject | None
     toolbox: ToolboxObject | None
     host: HostView | None
+    use: Use | None = None
+    """What status may say of its use now; None: what it says already."""
 
     @property
     def held(self) -> GrantReport | None:

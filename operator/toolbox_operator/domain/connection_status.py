@@ -25,6 +25,7 @@ from toolbox_operator.domain.conditions import (
 from toolbox_operator.domain.connection import ConnectionObserved, denied, secret_of, server_missing, tool_count
 from toolbox_operator.domain.hold import Hold
 from toolbox_operator.domain.policy import Next
+from toolbox_operator.domain.usage import grown, shown_use
 from toolbox_operator.domain.values import target
 
 
@@ -223,6 +224,7 @@ def _status(
             secret_name=secret_of(connection, spec),
         )
         tools = tool_count(seen, spec)
+    use = grown(shown_use(before), seen.use)
     return AgentMCPConnectionStatus(
         phase=phase,
         conditions=stamp(before.conditions, wanted, connection.generation, now),
@@ -232,5 +234,7 @@ def _status(
         endpoint=seen.url or before.endpoint,
         secret_name=resolved.secret_name if resolved is not None else before.secret_name,
         tools=tools,
+        calls=use.calls if use is not None else before.calls,
+        last_used_time=use.last if use is not None else before.last_used_time,
         observed_generation=connection.generation,
     )

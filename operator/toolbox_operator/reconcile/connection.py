@@ -42,6 +42,7 @@ from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import server_key
 from toolbox_operator.reconcile.report import explained, give_up, hold_of, leave, report
 from toolbox_operator.reconcile.rows import connection_row
+from toolbox_operator.reconcile.usage import shows_more
 from toolbox_operator.runtime import NOTHING, Outcome
 from toolbox_operator.store.api import agent_id
 
@@ -68,6 +69,7 @@ class ConnectionReconciler:
             self._gone(key)
             return NOTHING
         connection = parse_connection(body)
+        self._ctx.usage.come_back(connection.uid)
         seen = self._observe(connection)
         if connection.deleting:
             return await self._removal.remove(seen)
@@ -99,6 +101,7 @@ class ConnectionReconciler:
             server=server,
             toolbox=parse_toolbox(toolbox) if toolbox is not None else None,
             host=ctx.hosts.view(on) if on is not None else None,
+            use=ctx.usage.due(connection.uid),
         )
 
     async def _open(self, seen: ConnectionObserved, spec: AgentMCPConnectionSpec) -> Outcome:
@@ -241,7 +244,9 @@ class ConnectionReconciler:
         return leave(hold, self._ctx.timings)
 
     async def _report(self, seen: ConnectionObserved, status: AgentMCPConnectionStatus) -> None:
-        await report(self._ctx, seen.connection, status)
+        written = await report(self._ctx, seen.connection, status)
+        if written and shows_more(seen.connection, seen.use):
+            self._ctx.usage.wrote(seen.connection.uid)
         row = connection_row(seen, status)
         if row is not None:
             self._ctx.store.submit(row)

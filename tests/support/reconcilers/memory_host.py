@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from toolbox_dtma.wire import (
+    CallBatch,
+    CallRecord,
     Capacity,
     ContainerReport,
     DeletedInstance,
@@ -37,7 +39,14 @@ from toolbox_dtma.wire import (
     Usage,
     canonical_hash,
 )
-from toolbox_operator.hosts.api import HostEvent, HostProblem, HostSettings, HostUnauthorized, HostUnreachable
+from toolbox_operator.hosts.api import (
+    HostEvent,
+    HostProblem,
+    HostSettings,
+    HostUnauthorized,
+    HostUnreachable,
+    PulledCalls,
+)
 from toolbox_operator.runtime import Leadership
 
 Outcome = tuple[InstancePhase, InstanceReason, str]
@@ -81,6 +90,14 @@ class Machine:
     """What servers list: names, and what stands for their definitions."""
     approved: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
     """Surfaces that were pinned when they were seen, by their hashes."""
+    spool: list[CallRecord] = field(default_factory=list[CallRecord])
+    """Call records that nobody acknowledged yet."""
+    taken: int = 0
+    """How many were acknowledged."""
+    dropped: int = 0
+    page: int = 500
+    old: bool = False
+    """It knows of no call records."""
     before_call: Callable[[str], None] = lambda _: None
     after_call: Callable[[str], None] = lambda _: None
     _watchers: set[asyncio.Queue[HostEvent | None]] = field(default_factory=set[asyncio.Queue[HostEvent | None]])
@@ -364,6 +381,21 @@ class FakeHost:
     def watch(self, cursor: str) -> AsyncGenerator[HostEvent]:
         self._enter("watch")
         return self.machine.watch()
+
+    async def calls(self, after: str | None) -> PulledCalls:
+        self._enter("calls" if after is None else f"calls after {after}")
+        machine = self.machine
+        machine.before_call("calls")
+        if machine.old:
+            raise HostProblem(ProblemCode.NOT_FOUND, "no such path")
+        if after is not None:
+            acknowledged = int(after) - machine.taken
+            del machine.spool[:acknowledged]
+            machine.taken += max(0, acknowledged)
+        items = tuple(machine.spool[: machine.page])
+        batch = CallBatch(cursor=str(machine.taken + len(items)), items=items, dropped=machine.dropped)
+        self._leave("calls")
+        return PulledCalls(batch)
 
     async def aclose(self) -> None:
         pass
