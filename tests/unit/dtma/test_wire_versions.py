@@ -13,7 +13,6 @@ from toolbox_dtma.wire import Expose, Grant, GrantLimits, NameFilter, canonical_
 from toolbox_dtma.wire.base import DnsLabel, Request, Uid
 from toolbox_dtma.wire.grants import Credential
 
-
 PIN = f"sha256:{'0' * 64}"
 
 
