@@ -34,13 +34,17 @@ class Surface(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tools: tuple[str, ...] = ()
+    """A name is there once for each definition that the server showed under it."""
+    hashes: tuple[str, ...] = ()
+    """Of the definition of each of `tools`, in their order; shorter where they are not known."""
     prompts: tuple[str, ...] | None = ()
     resources: tuple[str, ...] | None = ()
     """URIs, and the `uriTemplate` of templates."""
 
     def size(self) -> int:
-        """Bytes of all names."""
-        return sum(len(name.encode()) for names in (self.tools, self.prompts, self.resources) for name in names or ())
+        """Bytes of all names and hashes."""
+        lists = (self.tools, self.hashes, self.prompts, self.resources)
+        return sum(len(text.encode()) for texts in lists for text in texts or ())
 
 
 class InstanceRoute(BaseModel):
@@ -57,6 +61,8 @@ class InstanceRoute(BaseModel):
     state: Literal["running", "stopped", "unavailable"]
     surface: Surface | None = None
     """None before the first probe."""
+    approvals: dict[str, tuple[int, ...]] = {}
+    """For each `approvedHash` that is in force here: which of `surface.tools` it approves, by their places."""
 
 
 class GrantPolicy(BaseModel):
