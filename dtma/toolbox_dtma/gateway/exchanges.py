@@ -30,6 +30,8 @@ class Exchange:
         self.aborted: Cause | None = None
         self.started = False
         """Whether bytes of an answer may already be on their way."""
+        self.cut: str | None = None
+        """For the log: why an answer that had begun was broken off, where it could not be decided."""
         self.listening = False
         """Whether it is a stream that ends only when somebody closes it."""
         self._transport = transport

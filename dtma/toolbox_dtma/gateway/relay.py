@@ -12,7 +12,7 @@ from aiohttp import web
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
-from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
+from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
@@ -123,11 +123,13 @@ class Relay:
         # A switch of protocols would make the connection a tunnel for whatever stands before the gateway.
         if status < 200 or status == 401 or 300 <= status < 400:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
-        if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
+        if (reason := unreadable(upstream.headers)) is not None:
+            raise bad_gateway(reason, "The server sent an encoded answer, or one of no certain type", call.id)
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
-        if kind == "text/event-stream":
+        if kind == EVENT_STREAM:
+            # Such a stream is UTF-8; a client that believed another charset would read other events than policy does.
+            headers["Content-Type"] = EVENT_STREAM
             return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
             return await self._filtered(request, exchange, call, upstream, kind, headers)
@@ -251,9 +253,13 @@ class Relay:
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
-        except (aiohttp.ClientError, TimeoutError, EventTooLarge, Undecidable):
+        except (EventTooLarge, Undecidable):
+            exchange.cut = "undecidable"
             _cut(request)
-        if rewriter.unterminated:
+        except (aiohttp.ClientError, TimeoutError):
+            _cut(request)
+        if rewriter.unterminated and exchange.cut is None:
+            exchange.cut = "unterminated"
             _cut(request)
         return response
 

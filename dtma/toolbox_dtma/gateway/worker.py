@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import uvloop
-from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
+from toolbox_dtma.gateway.http import HttpServer
 from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.probing import Probing
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
@@ -55,8 +55,9 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
     async with new_client_session() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
         gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
-        http = web.Server(
+        http = HttpServer(
             gateway.handle,
+            gateway.refused,
             handler_cancellation=True,
             auto_decompress=False,
             access_log=None,

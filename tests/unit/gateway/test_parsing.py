@@ -156,18 +156,29 @@ def test_an_id_that_cannot_be_echoed_becomes_null(id: str) -> None:
 )
 def test_other_content_types_are_refused(types: list[str]) -> None:
     with pytest.raises(BodyRefused):
-        check_content(types, [])
+        check_content(types, [], [])
 
 
 @pytest.mark.parametrize("type", ["application/json", 'Application/JSON ; Charset="UTF-8"', "application/json;v=1"])
 def test_json_in_utf_8_is_accepted_however_it_is_spelled(type: str) -> None:
-    check_content([type], [])
+    check_content([type], [], [])
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity", "br"])
 def test_any_content_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(BodyRefused):
-        check_content(["application/json"], [encoding])
+        check_content(["application/json"], [encoding], [])
+
+
+@pytest.mark.parametrize("coding", [["chunked"], ["Chunked"], []])
+def test_a_body_may_come_in_chunks(coding: list[str]) -> None:
+    check_content(["application/json"], [], coding)
+
+
+@pytest.mark.parametrize("coding", [["gzip, chunked"], ["gzip"], ["chunked", "chunked"], ["identity"]])
+def test_any_other_transfer_coding_is_refused(coding: list[str]) -> None:
+    with pytest.raises(BodyRefused):
+        check_content(["application/json"], [], coding)
 
 
 @pytest.mark.parametrize("name", sorted(PROTECTED))
