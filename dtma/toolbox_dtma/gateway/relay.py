@@ -97,8 +97,8 @@ class Relay:
             raise
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise unavailable("connect", "The server does not accept connections now", call.id) from None
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise bad_gateway(type(error).__name__, "The server broke off its answer", call.id) from None
+        except (aiohttp.ClientError, TimeoutError):
+            raise bad_gateway("upstream-broken", "The server broke off its answer", call.id) from None
         finally:
             if not detached:
                 _discard(sending)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -49,7 +49,7 @@ def pieces_of(scene: Scene, attack: Attack) -> list[bytes]:
 
 
 def codes(document: Any) -> set[int]:
-    errors: list[Any] = document if isinstance(document, list) else [document]
+    errors = cast("list[Any]", document) if isinstance(document, list) else [document]
     return {each["error"]["code"] for each in errors}
 
 

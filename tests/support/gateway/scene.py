@@ -125,10 +125,16 @@ def _prepare(scene: Scene) -> None:
 
 
 @contextmanager
-def prepared_scene() -> Generator[Scene]:
-    """A gateway of its own, so that what it logs is all about attacks."""
+def bare_scene() -> Generator[Scene]:
+    """A gateway of its own, so that what it logs is all about attacks, and nobody connected."""
     with running_world() as world, scripted_server() as script:
-        scene = Scene(world, script)
+        yield Scene(world, script)
+
+
+@contextmanager
+def prepared_scene() -> Generator[Scene]:
+    """The same with everybody an attacker could want to be."""
+    with bare_scene() as scene:
         _prepare(scene)
         scene.logged()
         yield scene
