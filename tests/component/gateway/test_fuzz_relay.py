@@ -62,7 +62,7 @@ def test_the_server_sees_the_very_bytes_of_every_body(
 ) -> None:
     connection = gateway.connect(gateway.instance(script.port))
 
-    @examples(60)
+    @examples(40)
     @given(bodies())
     def check(raw: bytes) -> None:
         script.seen.clear()
@@ -77,7 +77,7 @@ def test_the_server_sees_the_very_bytes_however_the_request_is_cut(gateway: Worl
     context = gateway.tls.client_context()
     path = connection.url.removeprefix(gateway.base)
 
-    @examples(30)
+    @examples(20)
     @given(bodies(), st.lists(st.integers(0, 2000), max_size=6), st.none() | st.lists(st.integers(0, 400), max_size=4))
     def check(raw: bytes, places: list[int], chunks: list[int] | None) -> None:
         script.seen.clear()
@@ -140,8 +140,9 @@ def test_an_unrestricted_client_sees_the_very_bytes_of_every_answer(
 
 
 LINES = st.sampled_from(
-    [b"data: {}", b"data:x", b"data", b"data:  y", b"event: e", b"id: 7", b"id:8", b"id", b"id: a\0b", b"retry: 10", b": c",
-     b":", b"unknown: \xc3\xa9", b"ident: 1", b"id : 1", b" id: 1", b"data: \xe2\x80\xa8", b"\xef\xbb\xbfdata: b"]
+    [b"data: {}", b"data:x", b"data", b"data:  y", b"event: e", b"id: 7", b"id:8", b"id", b"id: a\0b", b"retry: 10",
+     b": c", b":",
+     b"unknown: \xc3\xa9", b"ident: 1", b"id : 1", b" id: 1", b"data: \xe2\x80\xa8", b"\xef\xbb\xbfdata: b"]
 )  # fmt: skip
 ENDS = st.sampled_from([b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n"])
 
@@ -175,36 +176,53 @@ def test_an_unrestricted_client_sees_every_line_of_a_stream_but_for_its_ids(
 SHOWN, HIDDEN = {"name": "shown", "inputSchema": {"x": [1, "\u2028"]}}, {"name": "hidden", "description": "\n"}
 LIST: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "result": {"tools": [HIDDEN, SHOWN, HIDDEN], "nextCursor": "c"}}
 PLAIN = json.dumps(LIST)
-DOCUMENTS = st.sampled_from(
+DECIDABLE = st.sampled_from(
     [PLAIN, json.dumps(LIST, indent=1), json.dumps([LIST, LIST]), PLAIN.replace("tools", "t\\u006fols"),
-     PLAIN.replace("hidden", "hidd\\u0065n"), PLAIN.replace('"result"', '"re\\u0073ult"'), PLAIN[:-1] + ',"result":{}}',
-     PLAIN.replace('"jsonrpc"', '"result": {}, "jsonrpc"'), PLAIN[:-2] + ',"tools":[]}}', "\ufeff" + PLAIN, PLAIN + PLAIN,
-     PLAIN.replace('"id": 1', '"id": "\u2028data: x"'), PLAIN.replace("[{", "[\u2028{", 1), PLAIN.replace(" ", "\u00a0"),
-     PLAIN + "\0", PLAIN.replace("{", "\ud7ff{", 1), '{"jsonrpc":"2.0","id":1,"result":{}}', "[]", "x", ""]
+     PLAIN.replace("hidden", "hidd\\u0065n"), PLAIN.replace('"result"', '"re\\u0073ult"'), "{}", "[]", "x", "",
+     PLAIN.replace('"id": 1', '"id": "\u2028data: x"')]
 )  # fmt: skip
-FIELDS = st.sampled_from(
-    ["data:", "data: ", "data:  ", "data", "data :", " data:", "Data:", ":", ": x\u2028data: ", "event: x\x0bdata: ",
-     "x\x85data:", "retry: 1\x1cdata: ", "id: 1\u2029data: ", "\ufeffdata: ", "event\r data:", "id:", "data\0:", "unknown: "]
+UNDECIDABLE = st.sampled_from(
+    [PLAIN[:-1] + ',"result":{}}', PLAIN.replace('"jsonrpc"', '"result": {}, "jsonrpc"'), PLAIN[:-2] + ',"tools":[]}}',
+     "\ufeff" + PLAIN, PLAIN + PLAIN, PLAIN + "\0", "\ud7ff" + PLAIN, PLAIN.replace("[{", "[\u2028{", 1),
+     PLAIN.replace(" ", "\u00a0")]
 )  # fmt: skip
+BREAKS = st.sampled_from([*"\v\f\x1c\x1d\x1e\x85\u2028\u2029", "\r", "\n", "\0", "\t"])
+FIELDS = st.sampled_from(["data", "data ", " data", "Data", "\ufeffdata", "data\0", "event", "id", "retry", "", "x"])
+
+
+@st.composite
+def hostile_events(draw: st.DrawFn) -> list[str]:
+    """Lines of an event that holds a list, one way or another."""
+    match draw(st.integers(0, 5)):
+        case 0:
+            return [draw(FIELDS) + ": x" + draw(BREAKS) + "data: " + PLAIN]
+        case 1:
+            return [draw(FIELDS) + draw(st.sampled_from([":", ": ", ":  ", ""])) + draw(DECIDABLE)]
+        case 2:
+            document, at = draw(DECIDABLE), draw(st.integers(0, 400))
+            parts = [document[:at], document[at:]]
+        case 3:
+            parts = draw(DECIDABLE).replace("[", f"[{draw(BREAKS)}", 1).split("\n")
+        case 4:
+            parts = [draw(UNDECIDABLE)]
+        case _:
+            parts = draw(DECIDABLE).split("\n")
+    return ["data: " + part for part in parts]
 
 
 @st.composite
 def hostile_streams(draw: st.DrawFn) -> bytes:
-    """Events that hold lists, cut into lines and chunks where it hurts."""
+    """Events whose lists are cut, spelled and placed where it hurts."""
     lines: list[str] = []
-    for _ in range(draw(st.integers(1, 5))):
-        document, field = draw(DOCUMENTS), draw(FIELDS)
-        parts = document.splitlines() if draw(st.booleans()) else document.split("\n")
-        if draw(st.integers(0, 3)) == 0:
-            at = draw(st.integers(0, len(document)))
-            parts = [document[:at], document[at:]]
-        lines += [draw(st.sampled_from([field, "data: "])) + part for part in parts or [""]]
-        lines += [draw(st.sampled_from(["", "", "", "id: 5", ": c", "retry: 1", "data", "\v"]))]
-    ends = [draw(st.sampled_from(["\n", "\r", "\r\n"])) for _ in lines]
-    text = "".join(line + end for line, end in zip(lines, ends, strict=True))
-    return (
-        draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode() + draw(st.sampled_from([b"", b"\n", b"data: {"]))
-    )
+    for _ in range(draw(st.integers(1, 3))):
+        lines += [*draw(hostile_events()), draw(st.sampled_from(["", "", "", "id: 5", ": c", "data", "\v"]))]
+    text = "".join(line + draw(st.sampled_from(["\n", "\r", "\r\n"])) for line in lines)
+    end = draw(st.sampled_from([b"", b"\n", b"data: {"]))
+    return draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.encode() + end
+
+
+def first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(pairs))
 
 
 def documents_in(stream: bytes, *, lenient: bool) -> list[Any]:
@@ -219,9 +237,9 @@ def documents_in(stream: bytes, *, lenient: bool) -> list[Any]:
         if field == "data":
             held.append(value.removeprefix(" "))
         elif not line and held:
-            for repeated in (dict, lambda pairs: dict(reversed(pairs))):  # pyright: ignore[reportUnknownVariableType, reportUnknownLambdaType, reportUnknownArgumentType]
+            for reader in (dict, first_wins):
                 try:
-                    found.append(json.loads("\n".join(held), strict=False, object_pairs_hook=repeated))  # pyright: ignore[reportUnknownArgumentType]
+                    found.append(json.loads("\n".join(held), strict=False, object_pairs_hook=reader))
                 except ValueError:
                     continue
             held = []
