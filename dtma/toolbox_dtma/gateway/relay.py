@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import aiohttp
 from aiohttp import web
 
 from toolbox_dtma.gateway.event_ids import EventIds
@@ -14,12 +13,14 @@ from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
 from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
 from toolbox_dtma.gateway.parsing import RpcId
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, bad_gateway, rpc_error, unavailable
+from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
 from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.gateway.upstream.client import UpstreamClient
+from toolbox_dtma.gateway.upstream.connection import Answer
+from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
 
-CONNECT_SECONDS = 5.0
 CALL_IDLE_SECONDS = 900.0
 """Longest silence of a server within the answer to a POST."""
 STREAM_IDLE_SECONDS = 3600.0
@@ -55,24 +56,12 @@ class Call:
     idle_seconds: float
 
 
-def new_client_session() -> aiohttp.ClientSession:
-    """The client towards servers: no cookies, no redirects, no decoding, nothing from the environment."""
-    return aiohttp.ClientSession(
-        # Servers close idle connections after 5 s or more; ours must be gone first, or a POST meets a closing one.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0, use_dns_cache=False),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-    )
-
-
 class Relay:
     """Relays calls for one worker."""
 
     def __init__(
         self,
-        client: aiohttp.ClientSession,
+        client: UpstreamClient,
         state: PolicyState,
         exchanges: Exchanges,
         *,
@@ -86,39 +75,33 @@ class Relay:
 
     async def run(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> web.StreamResponse:
         """Send the call and answer the client. Raises `Refusal` while nothing was answered yet."""
-        sending = asyncio.ensure_future(self._send(call))
-        sending.add_done_callback(_retrieve)
+        upstream = self._send(call)
         detached = False
         try:
-            upstream = await asyncio.shield(sending)
             return await self._answer(request, exchange, call, upstream)
         except asyncio.CancelledError:
-            detached = self._detach(exchange, call, sending)
+            detached = self._detach(exchange, call, upstream)
             raise
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except ConnectFailed:
             raise unavailable("connect", "The server does not accept connections now", call.id) from None
-        except (aiohttp.ClientError, TimeoutError):
-            raise bad_gateway("upstream-broken", "The server broke off its answer", call.id) from None
+        except UpstreamError as error:
+            raise bad_gateway(error.reason, "The server broke off its answer", call.id) from None
         finally:
             if not detached:
-                _discard(sending)
+                upstream.close()
 
-    async def _send(self, call: Call) -> aiohttp.ClientResponse:
-        if call.target.url is None:
+    def _send(self, call: Call) -> Answer:
+        target = call.target
+        if target.origin is None:
             raise unavailable("instance-away", "The server is not running now", call.id)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=call.idle_seconds)
-        return await self._client.request(
-            call.method,
-            call.target.url,
-            headers=call.headers,
-            data=call.body,
-            allow_redirects=False,
-            timeout=timeout,
+        return self._client.request(
+            call.method, target.origin, target.route.path, call.headers, call.body, silence=call.idle_seconds
         )
 
     async def _answer(
-        self, request: web.BaseRequest, exchange: Exchange, call: Call, upstream: aiohttp.ClientResponse
+        self, request: web.BaseRequest, exchange: Exchange, call: Call, upstream: Answer
     ) -> web.StreamResponse:
+        await upstream.head()
         status = upstream.status
         # A switch of protocols would make the connection a tunnel for whatever stands before the gateway.
         if status < 200 or status == 401 or 300 <= status < 400:
@@ -135,7 +118,7 @@ class Relay:
             return await self._filtered(request, exchange, call, upstream, kind, headers)
         return await self._bytes(request, exchange, upstream, headers)
 
-    def _signed_session(self, call: Call, upstream: aiohttp.ClientResponse) -> str | None:
+    def _signed_session(self, call: Call, upstream: Answer) -> str | None:
         values = upstream.headers.getall(SESSION, [])
         if not values:
             return None
@@ -155,22 +138,22 @@ class Relay:
         self,
         request: web.BaseRequest,
         exchange: Exchange,
-        upstream: aiohttp.ClientResponse,
+        upstream: Answer,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
-        first = await upstream.content.readany()
-        if upstream.content.at_eof():
+        first = await upstream.read()
+        if upstream.at_eof:
             return web.Response(status=upstream.status, headers=headers, body=first or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
-        response.content_length = upstream.content_length
+        response.content_length = upstream.length
         exchange.started = True
         await response.prepare(request)
         try:
             await _write(response, first)
-            async for chunk in upstream.content.iter_any():
+            while chunk := await upstream.read():
                 await _write(response, chunk)
-        except (aiohttp.ClientError, TimeoutError):
+        except (UpstreamError, ConnectionError, TimeoutError):
             _cut(request)
         return response
 
@@ -179,13 +162,13 @@ class Relay:
         request: web.BaseRequest,
         exchange: Exchange,
         call: Call,
-        upstream: aiohttp.ClientResponse,
+        upstream: Answer,
         kind: str,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Read a whole answer and pass on what policy shows of it."""
         raw = bytearray()
-        async for chunk in upstream.content.iter_any():
+        while chunk := await upstream.read():
             raw += chunk
             if len(raw) > MAX_EVENT_BYTES:
                 raise bad_gateway("undecidable", "The server's answer is too large to be filtered", call.id)
@@ -215,7 +198,7 @@ class Relay:
         try:
             for start in range(0, len(body), WHOLE_BYTES):
                 await _write(response, body[start : start + WHOLE_BYTES])
-        except (aiohttp.ClientError, TimeoutError):
+        except (UpstreamError, ConnectionError, TimeoutError):
             _cut(request)
         return response
 
@@ -239,7 +222,7 @@ class Relay:
         request: web.BaseRequest,
         exchange: Exchange,
         call: Call,
-        upstream: aiohttp.ClientResponse,
+        upstream: Answer,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass events on with ids of this session, held and filtered while policy is restricted."""
@@ -249,14 +232,14 @@ class Relay:
         exchange.started = True
         await response.prepare(request)
         try:
-            async for chunk in upstream.content.iter_any():
+            while chunk := await upstream.read():
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
         except (EventTooLarge, Undecidable):
             exchange.cut = "undecidable"
             _cut(request)
-        except (aiohttp.ClientError, TimeoutError):
+        except (UpstreamError, ConnectionError, TimeoutError):
             _cut(request)
         if rewriter.unterminated and exchange.cut is None:
             exchange.cut = "unterminated"
@@ -276,16 +259,16 @@ class Relay:
                 parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
         return b"".join(parts)
 
-    def _detach(self, exchange: Exchange, call: Call, sending: asyncio.Future[aiohttp.ClientResponse]) -> bool:
+    def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:
         """Let the call run on after its client hung up, if it may. Returns whether it does."""
         if not call.survives or exchange.aborted is not None or len(self._detached) >= MAX_DETACHED:
             return False
-        task = asyncio.create_task(self._finish(exchange.admitted, sending))
+        task = asyncio.create_task(self._finish(exchange.admitted, upstream))
         self._detached.add(task)
         task.add_done_callback(self._detached.discard)
         return True
 
-    async def _finish(self, admitted: Admitted, sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    async def _finish(self, admitted: Admitted, upstream: Answer) -> None:
         """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
         grant = admitted.grant
         with self._exchanges.enter(admitted, None) as exchange:
@@ -294,34 +277,20 @@ class Relay:
                 exchange.abort(Cause.REVOKED)
             try:
                 async with asyncio.timeout(DETACHED_SECONDS):
-                    upstream = await sending
-                    async for _ in upstream.content.iter_any():
+                    await upstream.head()
+                    while await upstream.read():
                         pass
-            except (Refusal, aiohttp.ClientError, TimeoutError, asyncio.CancelledError):
+            except (UpstreamError, TimeoutError, asyncio.CancelledError):
                 # Ended by the server, by time or by revocation: there is nobody left to tell.
                 return
             finally:
-                _discard(sending)
+                upstream.close()
 
     async def close(self) -> None:
         """End what still runs on."""
         for task in tuple(self._detached):
             task.cancel()
         await asyncio.gather(*self._detached, return_exceptions=True)
-
-
-def _retrieve(sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
-    """Take note of an error that nobody awaits, which the event loop would otherwise report."""
-    if not sending.cancelled():
-        sending.exception()
-
-
-def _discard(sending: asyncio.Future[aiohttp.ClientResponse]) -> None:
-    """Close the server's side, whatever state it is in; a complete answer's connection is reused."""
-    if not sending.done():
-        sending.cancel()
-    elif not sending.cancelled() and sending.exception() is None:
-        sending.result().close()
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:

@@ -164,7 +164,7 @@ class Gateway:
 
     def _target(self, exchange: Exchange, id: RpcId) -> Target:
         target = self._state.target(exchange.admitted.grant.instance)
-        if target is None or target.url is None:
+        if target is None or target.origin is None:
             raise unavailable("instance-away", "The server is not running now", id)
         return target
 

@@ -7,9 +7,8 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from yarl import URL
-
 from toolbox_dtma.gateway.sessions import SessionIds
+from toolbox_dtma.gateway.upstream.connection import Origin
 from toolbox_dtma.gateway.view import View
 from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, Snapshot
 from toolbox_dtma.wire import HostConfig
@@ -37,16 +36,14 @@ class Target:
     """An instance as requests need it."""
 
     route: InstanceRoute
-    url: URL | None
+    origin: Origin | None
 
     @classmethod
     def of(cls, route: InstanceRoute) -> Target:
-        """Precompute the URL: `None` while nothing can be reached."""
-        url = None
-        if route.address is not None and route.state == "running":
-            host = f"[{route.address}]" if ":" in route.address else route.address
-            url = URL(f"http://{host}:{route.port}{route.path}", encoded=True)
-        return cls(route, url)
+        """Work out where requests go: `None` while nothing can be reached."""
+        if route.address is None or route.state != "running":
+            return cls(route, None)
+        return cls(route, Origin(route.address, route.port, route.incarnation))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,12 @@ from toolbox_dtma.gateway.http import HttpServer
 from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.probing import Probing
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
-from toolbox_dtma.gateway.relay import Relay, new_client_session
+from toolbox_dtma.gateway.relay import Relay
 from toolbox_dtma.gateway.server import Gateway
 from toolbox_dtma.gateway.settings import GatewaySettings, load_settings
 from toolbox_dtma.gateway.state import PolicyState
 from toolbox_dtma.gateway.throttle import FailureThrottle
+from toolbox_dtma.gateway.upstream.client import UpstreamClient
 
 BACKLOG = 1024
 KEEPALIVE_SECONDS = 75.0
@@ -52,7 +53,7 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
         loop.add_signal_handler(number, stopping.set)
     state = PolicyState(unix_clock=time.time, monotonic=time.monotonic, grace_seconds=settings.policy_grace_seconds)
     exchanges = Exchanges(unix_clock=time.time)
-    async with new_client_session() as client:
+    async with UpstreamClient() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
         gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
         http = HttpServer(

@@ -6,7 +6,7 @@ import json
 import re
 import ssl
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
@@ -83,12 +83,17 @@ class Onlooker:
         """Every container of the host, inspected."""
         label = {LABEL_HOST: self._crash.names.host_id}
         listed = self._engine("/containers/json", **label)
-        return [cast(Plain, self._engine(f"/containers/{item['Id']}/json")) for item in listed]
+        return self._still_there(f"/containers/{item['Id']}/json" for item in listed)
 
     def networks(self) -> list[Plain]:
         """Every network of the host, inspected."""
         listed = self._engine("/networks", **{LABEL_HOST: self._crash.names.host_id})
-        return [cast(Plain, self._engine(f"/networks/{item['Id']}")) for item in listed]
+        return self._still_there(f"/networks/{item['Id']}" for item in listed)
+
+    def _still_there(self, paths: Iterable[str]) -> list[Plain]:
+        """Each of what was listed, but for what was removed since."""
+        answers = [self._docker.get(path) for path in paths]
+        return [cast(Plain, answer.raise_for_status().json()) for answer in answers if answer.status_code != 404]
 
     def inspect(self, container: str) -> Plain:
         """Any container of the engine."""

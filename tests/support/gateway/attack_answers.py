@@ -138,19 +138,17 @@ HEADS = (
 )  # fmt: skip
 
 JSON = ("Content-Type", "application/json")
-FRAMING = tuple(
-    refused(name, "upstream-broken", reply, never=(b"result", b"forged"))
-    for name, reply in {
-        "two lengths": head_of(b"HTTP/1.1 200 OK", [JSON, ("Content-Length", "36"), ("Content-Length", "5")]) + PONG,
-        "length and chunks": head_of(
-            b"HTTP/1.1 200 OK", [JSON, ("Content-Length", "36"), ("Transfer-Encoding", "chunked")]
-        )
-        + PONG,
-        "no HTTP at all": b"forged\r\n\r\n",
-        "nothing": b"",
-        "half a list": head_of(b"HTTP/1.1 200 OK", [JSON, ("Content-Length", "100")]) + LISTED[:50],
-        "a second answer behind the first": answer(PONG) + answer(LISTED),
-    }.items()
+TWO_LENGTHS = head_of(b"HTTP/1.1 200 OK", [JSON, ("Content-Length", "36"), ("Content-Length", "5")])
+CHUNKS_TOO = head_of(b"HTTP/1.1 200 OK", [JSON, ("Content-Length", "36"), ("Transfer-Encoding", "chunked")])
+TOO_SHORT = head_of(b"HTTP/1.1 200 OK", [JSON, ("Content-Length", "100")])
+FRAMING = (
+    refused("two lengths", "upstream-malformed", TWO_LENGTHS + PONG, never=(b"result",)),
+    refused("length and chunks", "upstream-malformed", CHUNKS_TOO + PONG, never=(b"result",)),
+    refused("no HTTP at all", "upstream-malformed", b"forged\r\n\r\n", never=(b"forged",)),
+    refused("nothing", "upstream-broken"),
+    refused("half a list", "upstream-broken", TOO_SHORT + LISTED[:50], ask=ASK_LIST),
+    Hostile("half an answer", (TOO_SHORT + PONG,), ask=ASK_TIME, cut=True),
+    Hostile("a second answer behind the first", (answer(PONG) + answer(LISTED),), ask=ASK_TIME, shows=PONG),
 )
 
 ANSWERS = (*LISTS, *TYPES, *HEADS, *FRAMING)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from toolbox_dtma.gateway.state import PolicyOutOfOrder, PolicyState
+from toolbox_dtma.gateway.upstream.connection import Origin
 from toolbox_dtma.link.messages import Change, Delta, GrantPolicy, InstanceRoute, KeyRing, SigningKey, Snapshot, Surface
 from toolbox_dtma.wire import Credential, Expose, NameFilter
 
@@ -174,21 +175,21 @@ def test_what_runs_is_admitted_only_by_the_same_credential_for_the_same_instance
 
 
 @pytest.mark.parametrize(
-    ("changes", "url"),
+    ("changes", "origin"),
     [
-        ({}, "http://10.0.0.2:3000/mcp"),
-        ({"address": "fd00::2"}, "http://[fd00::2]:3000/mcp"),
-        ({"path": "/a%2Fb?x=1"}, "http://10.0.0.2:3000/a%2Fb?x=1"),
+        ({}, Origin("10.0.0.2", 3000, "n")),
+        ({"address": "fd00::2"}, Origin("fd00::2", 3000, "n")),
+        ({"incarnation": "m"}, Origin("10.0.0.2", 3000, "m")),
         ({"address": None}, None),
         ({"state": "stopped"}, None),
         ({"state": "unavailable"}, None),
     ],
 )
-def test_an_instance_is_reached_where_it_runs(changes: dict[str, Any], url: str | None) -> None:
+def test_an_instance_is_reached_where_it_runs(changes: dict[str, Any], origin: Origin | None) -> None:
     state = loaded()
     state.apply(Delta(revision=6, change=Change(instances=(route(**changes),))))
     target = state.target("i")
-    assert target is not None and (None if target.url is None else str(target.url)) == url
+    assert target is not None and target.origin == origin
 
 
 def test_the_view_follows_grant_and_surface() -> None:
