@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from toolbox_dtma.call_metrics import CallMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,6 +27,8 @@ class Gauges:
     workers_current: int
     tombstones: int
     boot_id: int
+    calls_held: int
+    calls_dropped: int
     certificate_expiry: float
     """When the management certificate ends, in seconds of Unix time."""
 
@@ -46,6 +50,8 @@ class _Scrape(Collector):
             ("dtma_gateway_workers", "Connected gateway workers.", gauges.workers),
             ("dtma_gateway_workers_current", "Gateway workers at the present revision.", gauges.workers_current),
             ("dtma_tombstones", "Tombstones held.", gauges.tombstones),
+            ("dtma_calls_held", "Call records that their owners have not fetched.", gauges.calls_held),
+            ("dtma_calls_dropped", "Call records lost for want of space, ever.", gauges.calls_dropped),
             ("dtma_boot_id", "How often DTMA started.", gauges.boot_id),
             (
                 "dtma_certificate_expiry_seconds",
@@ -70,9 +76,12 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
             registry=self._registry,
         )
+        self.calls = CallMetrics(self._registry)
+        self._instances: Container[str] = ()
 
-    def expose(self, read: Callable[[], Gauges]) -> None:
-        """Read gauges from here at every scrape."""
+    def expose(self, read: Callable[[], Gauges], instances: Container[str]) -> None:
+        """Read gauges from here at every scrape; numbers of other than these instances are forgotten."""
+        self._instances = instances
         self._registry.register(_Scrape(read))
 
     def request(self, method: str, route: str, status: int) -> None:
@@ -85,6 +94,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text for a scrape."""
+        self.calls.keep(self._instances)
         return generate_latest(self._registry)
 
 

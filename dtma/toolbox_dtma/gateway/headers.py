@@ -56,6 +56,9 @@ def downstream_headers(received: CIMultiDictProxy[str], *, session: str | None) 
         values = received.getall(name, [])
         if len(values) == 1 and _is_plain(values[0]):
             headers[name] = values[0]
+    if media_type(received) == EVENT_STREAM:
+        # By its specification UTF-8; a client that believed another charset would read other events than policy does.
+        headers["Content-Type"] = EVENT_STREAM
     caching = headers.get("Cache-Control", "").lower()
     if any(directive in caching for directive in _SHARED):
         # An answer to one credential must never be kept for another.

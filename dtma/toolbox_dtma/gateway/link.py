@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
+from toolbox_dtma.gateway.reporting import Reporter
 from toolbox_dtma.gateway.state import PolicyOutOfOrder, PolicyState
 from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_WORKER,
     Ack,
+    CallsTaken,
     Delta,
     Hello,
     Message,
@@ -50,6 +52,7 @@ class Link:
         state: PolicyState,
         exchanges: Exchanges,
         prober: Prober,
+        reporter: Reporter,
         log: FilteringBoundLogger,
     ):
         self._socket = socket
@@ -58,6 +61,7 @@ class Link:
         self._state = state
         self._exchanges = exchanges
         self._prober = prober
+        self._reporter = reporter
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True
@@ -90,7 +94,7 @@ class Link:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection from hello to its end."""
         closing: asyncio.Queue[_Closing] = asyncio.Queue()
-        helpers = {asyncio.create_task(self._acknowledge(closing, writer))}
+        helpers = {asyncio.create_task(self._acknowledge(closing, writer)), asyncio.create_task(self._report(writer))}
         try:
             await self._send(writer, Hello(worker=self._worker, pid=self._pid, revision=self._state.revision))
             if not self._connected:
@@ -137,6 +141,8 @@ class Link:
                 closing.put_nowait((applied.revision, ending))
         elif isinstance(message, Ping):
             await self._send(writer, Pong(nonce=message.nonce))
+        elif isinstance(message, CallsTaken):
+            self._reporter.taken(message.stream, message.batch)
         else:
             task = asyncio.create_task(self._probe(message, writer))
             helpers.add(task)
@@ -165,8 +171,18 @@ class Link:
         except (OSError, TimeoutError):
             writer.close()
 
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        """Tell of calls."""
+        try:
+            await self._reporter.run(lambda frame: self._write(writer, frame))
+        except (OSError, TimeoutError):
+            writer.close()
+
     async def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:
-        """Send one frame. Raises `OSError` or `TimeoutError`."""
-        writer.write(encode_frame(message))
+        """Send one message. Raises `OSError` or `TimeoutError`."""
+        await self._write(writer, encode_frame(message))
+
+    async def _write(self, writer: asyncio.StreamWriter, frame: bytes) -> None:
+        writer.write(frame)
         async with asyncio.timeout(SEND_SECONDS):
             await writer.drain()

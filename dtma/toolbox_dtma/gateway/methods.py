@@ -55,6 +55,9 @@ KNOWN_REQUESTS: dict[str, Rule] = {
     "tasks/list": Rule.REFUSED,
 }
 
+LISTENING_METHODS = frozenset({"subscriptions/listen"})
+"""Requests whose answer is a stream that ends only when somebody closes it."""
+
 NAME_MEMBER: dict[str, str] = {
     "tools/call": "name",
     "prompts/get": "name",

@@ -9,9 +9,6 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""Largest request body; a larger one is refused with 413."""
-
 
 class SettingsInvalid(Exception):
     """The settings file cannot be used; the message says what to change in it."""

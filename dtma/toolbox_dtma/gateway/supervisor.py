@@ -13,6 +13,8 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.backlog import make_memory
+from toolbox_dtma.gateway.counts import SharedMemory, forget_running
 from toolbox_dtma.gateway.process import configure_logging
 from toolbox_dtma.gateway.settings import GatewaySettings, SettingsInvalid, load_settings
 
@@ -32,6 +34,8 @@ class _Slot:
     number: int
     listening: socket.socket
     process: subprocess.Popen[bytes] | None = None
+    calls: int = -1
+    """Descriptor of the process's memory with call records; meaningful while there is a process."""
     started_at: float = 0.0
     start_at: float = 0.0
     back_off: float = field(default=FIRST_BACK_OFF)
@@ -60,11 +64,15 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
 class Supervisor:
     """Starts, watches and stops workers. Single-threaded; sleeps in `sigtimedwait`."""
 
-    def __init__(self, settings: GatewaySettings, config_path: Path, log: FilteringBoundLogger):
+    def __init__(self, settings: GatewaySettings, config_path: Path, counts: SharedMemory, log: FilteringBoundLogger):
+        self._counts = counts
+        self._words = counts.map()
         self._settings = settings
         self._config = config_path
         self._log = log
         sockets = listen(settings.listen_host, settings.listen_port, settings.workers)
+        self._left: list[int] = []
+        """Memory of processes that ended: whoever starts next takes up what they left."""
         self._slots = [_Slot(number, each) for number, each in enumerate(sockets)]
 
     @property
@@ -95,6 +103,9 @@ class Supervisor:
                 slot.back_off = FIRST_BACK_OFF
             self._log.warning("worker-ended", worker=slot.number, code=slot.process.returncode, again_in=slot.back_off)
             slot.process = None
+            # It is proven dead: whatever it had running at servers ended with its connections to them.
+            forget_running(self._words, slot.number)
+            self._left.append(slot.calls)
             slot.start_at = now + slot.back_off
             slot.back_off = min(slot.back_off * 2, LONGEST_BACK_OFF)
 
@@ -106,13 +117,24 @@ class Supervisor:
                 slot.started_at = now
 
     def _start(self, slot: _Slot) -> subprocess.Popen[bytes]:
-        descriptor = slot.listening.fileno()
+        slot.calls = self._left.pop(0) if self._left else make_memory()
+        descriptors = (slot.listening.fileno(), slot.calls, *self._counts.descriptors)
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker", "--config", str(self._config)]
-        command += ["--name", f"worker-{slot.number}", "--fd", str(descriptor), "--parent", str(os.getpid())]
+        for option, value in (
+            ("name", f"worker-{slot.number}"),
+            ("fd", descriptors[0]),
+            ("calls-fd", slot.calls),
+            ("memory-fd", self._counts.memory),
+            ("fence-fd", self._counts.fence),
+            ("column", slot.number),
+            ("columns", self._counts.columns),
+            ("parent", os.getpid()),
+        ):
+            command += [f"--{option}", str(value)]
         # The signal mask is inherited and would keep the worker from ever seeing SIGTERM.
         previous = signal.pthread_sigmask(signal.SIG_SETMASK, set())
         try:
-            return subprocess.Popen(command, pass_fds=[descriptor], stdin=subprocess.DEVNULL)
+            return subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
@@ -158,7 +180,12 @@ def main(config_path: Path) -> int:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     try:
-        supervisor = Supervisor(settings, config_path, log)
+        counts = SharedMemory.make(settings.workers)
+    except OSError as error:
+        print(f"Cannot make the memory in which the workers count calls: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        supervisor = Supervisor(settings, config_path, counts, log)
     except OSError as error:
         print(f"Cannot listen on {settings.listen_host}:{settings.listen_port}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE

@@ -15,12 +15,16 @@ from pathlib import Path
 import uvloop
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.gateway.accounting import Meter
+from toolbox_dtma.gateway.backlog import Backlog, map_memory
+from toolbox_dtma.gateway.counts import Counts, SharedMemory
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
 from toolbox_dtma.gateway.http import HttpServer
 from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.probing import Probing
 from toolbox_dtma.gateway.process import configure_logging, die_with_parent
 from toolbox_dtma.gateway.relay import Relay
+from toolbox_dtma.gateway.reporting import Reporter, is_entry
 from toolbox_dtma.gateway.server import Gateway
 from toolbox_dtma.gateway.settings import GatewaySettings, load_settings
 from toolbox_dtma.gateway.state import PolicyState
@@ -30,6 +34,10 @@ from toolbox_dtma.gateway.upstream.client import UpstreamClient
 BACKLOG = 1024
 KEEPALIVE_SECONDS = 75.0
 HANDSHAKE_SECONDS = 10.0
+SETTLE_SECONDS = 1.0
+"""How long requests that were cut off at the end of the drain may take to notice."""
+HAND_OVER_SECONDS = 3.0
+"""How long DTMA may take for the last call records; with the above less than the supervisor waits."""
 FIRST_POLICY_SECONDS = 2.0
 """How long a new worker leaves connections in the kernel's queue, rather than refuse them for want of a policy."""
 
@@ -45,17 +53,28 @@ def tls_context(settings: GatewaySettings) -> ssl.SSLContext | None:
     return context
 
 
-async def serve(settings: GatewaySettings, listening: socket.socket, name: str, log: FilteringBoundLogger) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+async def serve(
+    settings: GatewaySettings,
+    listening: socket.socket,
+    name: str,
+    counts: Counts,
+    log: FilteringBoundLogger,
+    *,
+    calls_memory: int | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `calls_memory` is the descriptor of `backlog.make_memory`."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     state = PolicyState(unix_clock=time.time, monotonic=time.monotonic, grace_seconds=settings.policy_grace_seconds)
     exchanges = Exchanges(unix_clock=time.time)
+    backlog = Backlog(map_memory(calls_memory), is_valid=is_entry)
+    reporter = Reporter(backlog)
+    meter = Meter(backlog, reporter, unix_clock=time.time, monotonic=time.monotonic)
     async with UpstreamClient() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
-        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
+        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), counts, meter, log)
         http = HttpServer(
             gateway.handle,
             gateway.refused,
@@ -73,6 +92,7 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
             state=state,
             exchanges=exchanges,
             prober=probing.probe,
+            reporter=reporter,
             log=log,
         )
         linking = asyncio.create_task(link.run())
@@ -96,10 +116,23 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
         exchanges.abort_all(Cause.STOPPING, listening_only=True)
         await http.shutdown(settings.drain_seconds)
         await relay.close()
+        await _hand_over(reporter, exchanges, log)
         # Last, so that a revocation is still obeyed while calls run to their end.
         linking.cancel()
         await asyncio.gather(linking, return_exceptions=True)
         await probing.close()
+
+
+async def _hand_over(reporter: Reporter, exchanges: Exchanges, log: FilteringBoundLogger) -> None:
+    """Leave nothing behind: the memory of call records ends with the supervisor."""
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await exchanges.ended()
+    except TimeoutError:
+        log.warning("calls-unsettled", running=exchanges.count)
+    left = await reporter.hand_over(HAND_OVER_SECONDS)
+    if left:
+        log.warning("calls-lost", bytes=left)
 
 
 def main() -> int:
@@ -108,13 +141,21 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--name", required=True, help="name of this worker, unique on the host")
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the listening socket")
+    parser.add_argument("--memory-fd", type=int, required=True, help="memory in which all workers count")
+    parser.add_argument("--fence-fd", type=int, required=True, help="eventfd that orders their counting")
+    parser.add_argument("--column", type=int, required=True, help="the column of that memory this worker writes")
+    parser.add_argument("--columns", type=int, required=True, help="how many there are")
+    parser.add_argument("--calls-fd", type=int, help="file descriptor of the memory for call records")
     parser.add_argument("--parent", type=int, required=True, help="pid of the supervisor")
     options = parser.parse_args()
     if not die_with_parent(options.parent):
         return 1
     log = configure_logging("worker")
     settings = load_settings(options.config)
-    uvloop.run(serve(settings, socket.socket(fileno=options.fd), options.name, log))
+    memory = SharedMemory(options.memory_fd, options.fence_fd, options.columns)
+    counts = Counts(memory.map(), options.column, fence=memory.pass_fence, monotonic=time.monotonic)
+    listening = socket.socket(fileno=options.fd)
+    uvloop.run(serve(settings, listening, options.name, counts, log, calls_memory=options.calls_fd))
     return 0
 
 

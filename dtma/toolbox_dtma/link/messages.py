@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from toolbox_dtma.wire import Credential, Expose, HostConfig, ProbeReport
+from toolbox_dtma.link.calls import MAX_ENTRIES, CallEntry, Count, Dropped, Refusals
+from toolbox_dtma.wire import Credential, Expose, GrantLimits, HostConfig, ProbeReport
+from toolbox_dtma.wire.base import absent
 
 LINK_VERSION = 1
 MAX_FRAME_BYTES = 1024 * 1024
@@ -67,6 +69,7 @@ class GrantPolicy(BaseModel):
     server_expose: Expose
     expose: Expose
     expires_at: datetime | None = None
+    limits: Annotated[GrantLimits | None, Field(exclude_if=absent)] = None
 
 
 class SigningKey(BaseModel):
@@ -174,8 +177,34 @@ class ProbeResult(Message):
     """Nothing listens on the port: the TCP connection was refused."""
 
 
-ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest, Field(discriminator="kind")]
-ToDtma = Annotated[Hello | Ack | Pong | ProbeResult, Field(discriminator="kind")]
+class Calls(Message):
+    """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
+    lost connection it sends the same again under the same number."""
 
-TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest] = TypeAdapter(ToWorker)
-TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult] = TypeAdapter(ToDtma)
+    kind: Literal["calls"] = "calls"
+    stream: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Names the row of batches; outlives the worker's process."""
+    batch: Count
+    """Counts up within the stream."""
+    calls: Annotated[tuple[CallEntry, ...], Field(max_length=MAX_ENTRIES)] = ()
+    dropped: Dropped = {}
+    """Calls for whose record there was no room, by connection."""
+    lost: Count = 0
+    """Calls of which nothing is known any more: they ran when a worker was killed."""
+    refusals: Refusals = {}
+    """Requests that the gateway answered by itself, by reason."""
+
+
+class CallsTaken(Message):
+    """Answer to `Calls`: it is on disk, or counted as dropped, and need not be kept."""
+
+    kind: Literal["calls-taken"] = "calls-taken"
+    stream: str
+    batch: int
+
+
+ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest | CallsTaken, Field(discriminator="kind")]
+ToDtma = Annotated[Hello | Ack | Pong | ProbeResult | Calls, Field(discriminator="kind")]
+
+TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest | CallsTaken] = TypeAdapter(ToWorker)
+TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult | Calls] = TypeAdapter(ToDtma)

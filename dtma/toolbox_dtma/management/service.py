@@ -13,6 +13,7 @@ import structlog
 from toolbox_dtma import __version__
 from toolbox_dtma.engine.api import Engine, EngineUnavailable
 from toolbox_dtma.link.messages import Change
+from toolbox_dtma.management.calls import CallLog
 from toolbox_dtma.management.events import EventLog
 from toolbox_dtma.management.grants import Grants
 from toolbox_dtma.management.instances import Instances
@@ -72,6 +73,7 @@ class Service:
         self.ready = asyncio.Event()
         self.owners = Owners(state)
         self.events = EventLog(state.boot_id, max_events=bounds.event_count, max_bytes=bounds.event_bytes)
+        self.calls = CallLog(state=state, owners=self.owners, bounds=bounds, metrics=self.metrics.calls)
         self.policy = PolicyServer(
             keyring=state.keyring.keyring,
             first_revision=state.boot_id * REVISIONS_PER_BOOT,
@@ -85,6 +87,7 @@ class Service:
             bounds=bounds,
             clock=clock,
             observe_ack=self.metrics.ack,
+            take_calls=self.calls.take,
         )
         self._keys = Keys(state, self.policy, timings)
         revocations = Revocations(self.policy)
@@ -103,7 +106,7 @@ class Service:
             clock=clock,
             wake_prober=self._woken,
         )
-        self.metrics.expose(self._gauges)
+        self.metrics.expose(self._gauges, state.instances)
 
     def _woken(self) -> None:
         if not self.instances.unseen:
@@ -121,6 +124,7 @@ class Service:
         """Converge, push policy and probe until cancelled. Sets `ready` when callers may be served."""
         if self.state.config is not None:
             self.policy.publish(Change(config=self.state.config.config))
+        await self.calls.load()
         await self.grants.load()
         self.instances.load()
         try:
@@ -133,6 +137,7 @@ class Service:
                 group.create_task(self._prober.run(self.instances), name="prober")
                 group.create_task(self._follow_gateway(), name="gateway")
                 group.create_task(self._keys.run(), name="keys")
+                group.create_task(self.calls.run(), name="calls")
                 await listening.wait()
                 self.ready.set()
         finally:
@@ -229,5 +234,7 @@ class Service:
             workers_current=self.policy.workers_current,
             tombstones=len(self.state.tombstones),
             boot_id=self.state.boot_id,
+            calls_held=self.calls.held,
+            calls_dropped=self.calls.dropped,
             certificate_expiry=self._certificate_expiry,
         )

@@ -20,6 +20,8 @@ from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_DTMA,
     Ack,
+    Calls,
+    CallsTaken,
     Change,
     Delta,
     Hello,
@@ -44,6 +46,10 @@ PINGS = 3
 """Unanswered pings, spread over `Timings.silence`, after which a worker is silent."""
 
 
+TakeCalls = Callable[[Calls, Callable[[], None]], None]
+"""Takes what a worker tells of calls, and calls back once it need not be kept there."""
+
+
 class AckPending(Exception):
     """Not every worker has acknowledged yet. The change is in force as soon as they do, without further word."""
 
@@ -66,6 +72,7 @@ class PolicyServer:
         bounds: Bounds,
         clock: Callable[[], float],
         observe_ack: Callable[[float], None],
+        take_calls: TakeCalls,
     ):
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
         self.contents = Contents(keyring)
@@ -79,6 +86,7 @@ class PolicyServer:
         self._bounds = bounds
         self._clock = clock
         self._observe_ack = observe_ack
+        self._take_calls = take_calls
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
         self._workers: set[Worker] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -248,7 +256,7 @@ class PolicyServer:
             worker.fail_probes()
             self._due.set()
 
-    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult) -> None:
+    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls) -> None:
         worker.unanswered = 0
         match message:
             case Ack():
@@ -263,8 +271,19 @@ class PolicyServer:
                 future = worker.probes.pop(message.probe, None)
                 if future is not None and not future.done():
                     future.set_result(message)
+            case Calls():
+                self._members.heard(worker.member)
+                if worker.telling:
+                    raise FrameError("calls were told before the last ones were acknowledged")
+                worker.telling = True
+                self._take_calls(message, lambda: self._taken(worker, message))
             case Hello():
                 raise FrameError("a second hello")
+
+    @staticmethod
+    def _taken(worker: Worker, message: Calls) -> None:
+        worker.telling = False
+        worker.send(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
 
     # ----------------------------------------------------------------- probes
     async def probe(self, *, address: str, port: int, path: str) -> ProbeResult:

@@ -29,6 +29,8 @@ class Worker:
     """When it was last asked for a sign of life, in monotonic seconds."""
     unanswered: int = 0
     """So often in a row without an answer."""
+    telling: bool = False
+    """Whether a message about calls has yet to be acknowledged to it."""
     probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
 
     def send(self, frame: bytes) -> None:

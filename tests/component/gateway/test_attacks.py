@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Generator
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from support.gateway.raw_http import head_of
 from support.gateway.scene import Scene, prepared_scene
 from support.gateway.world import HOST
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
+from toolbox_dtma.gateway.server import BODY_SECONDS
 
 pytestmark = pytest.mark.component
 
@@ -30,7 +33,7 @@ def scene() -> Generator[Scene]:
 
 
 def pieces_of(scene: Scene, attack: Attack) -> list[bytes]:
-    """The attack as bytes: a head, and a body if there is one."""
+    """The attack as bytes."""
     own, other = scene.connections[attack.as_], scene.connections["elsewhere"].instance
     values = {**scene.values, "token": own.token, "instance": own.instance, "other": other, "host": HOST}
     body = attack.body if isinstance(attack.body, bytes) else json.dumps(attack.body).encode()
@@ -45,7 +48,8 @@ def pieces_of(scene: Scene, attack: Attack) -> list[bytes]:
     headers = [(name, value.format_map(values)) for name, value in lines]
     if attack.length:
         headers.append(("Content-Length", str(len(body))))
-    return [head_of(f"{attack.method} {path} {attack.version}".encode(), headers), *([body] if body else [])]
+    # In one piece: whether the head alone was judged already would be a matter of chance.
+    return [head_of(f"{attack.method} {path} {attack.version}".encode(), headers) + body]
 
 
 def codes(document: Any) -> set[int]:
@@ -88,3 +92,21 @@ def test_guessing_tokens_is_slowed_down(scene: Scene) -> None:
     assert got[:20] == [401] * 20 and 429 in got
     last = json.loads(scene.logged().splitlines()[got.index(429)])
     assert (last["event"], last["status"], last["reason"], last["source"]) == ("refused", 429, "throttled", source)
+
+
+def test_a_body_that_breaks_off_later_is_refused_at_once(scene: Scene) -> None:
+    source, own = scene.source(), scene.connections["limited"]
+    headers = [("Host", HOST), *own.headers.items(), ("Transfer-Encoding", "chunked"), ("Expect", "100-continue")]
+    with (
+        socket.create_connection((HOST, scene.world.port), 30, source_address=(source, 0)) as plain,
+        scene.context.wrap_socket(plain, server_hostname=HOST) as tls,
+    ):
+        tls.sendall(head_of(f"POST /servers/{own.instance}/mcp HTTP/1.1".encode(), headers))
+        # The body is being waited for from now on; its deadline is as long as this socket's.
+        assert tls.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        tls.sendall(b"2\r\n{}\r\nforged\r\n")
+        begun = time.monotonic()
+        assert tls.recv(1000).startswith(b"HTTP/1.1 400 ")
+        assert time.monotonic() - begun < BODY_SECONDS / 2
+    line = scene.audited(source)
+    assert (line["reason"], line["connection"], line["instance"]) == ("http", own.uid, own.instance)

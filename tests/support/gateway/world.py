@@ -35,10 +35,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from localstack import runtime
 from localstack.processes import Command, User, launcher
+from toolbox_dtma.link.calls import CallEntry
 from toolbox_dtma.link.framing import encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_DTMA,
     Ack,
+    Calls,
+    CallsTaken,
     Change,
     Delta,
     GrantPolicy,
@@ -124,6 +127,9 @@ class ScriptedDtma:
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
         self.pongs: list[int] = []
+        self.told: list[Calls] = []
+        self.take_calls = True
+        """Whether messages about calls are acknowledged."""
         self._probes: dict[int, asyncio.Future[ProbeResult]] = {}
         self._server: asyncio.Server | None = None
 
@@ -167,6 +173,8 @@ class ScriptedDtma:
                             writer.write(encode_frame(part))
                 elif isinstance(message, Ack) and peer is not None:
                     peer.acked.append(message.revision)
+                elif isinstance(message, Calls):
+                    self._told(message, writer)
                 elif isinstance(message, Pong):
                     self.pongs.append(message.nonce)
                 elif isinstance(message, ProbeResult):
@@ -175,6 +183,21 @@ class ScriptedDtma:
             if peer in self._peers:
                 self._peers.remove(peer)
             writer.close()
+
+    def _told(self, message: Calls, writer: asyncio.StreamWriter) -> None:
+        self.told.append(message)
+        if self.take_calls:
+            writer.write(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
+
+    @property
+    def calls(self) -> list[CallEntry]:
+        """Every call that was told, each batch once."""
+        batches = {(told.stream, told.batch): told for told in self.told}
+        return [call for told in batches.values() for call in told.calls]
+
+    def calls_of(self, connection: str) -> list[CallEntry]:
+        """The calls of one connection."""
+        return [call for call in self.calls if call.connection == connection]
 
     def _snapshot(self) -> list[Snapshot]:
         whole = self._contents

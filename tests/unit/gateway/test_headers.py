@@ -93,6 +93,13 @@ def test_only_named_headers_come_down() -> None:
     }
 
 
+@pytest.mark.parametrize("type", ["Text/Event-Stream", "text/event-stream; charset=utf-7", "text/event-stream;\tx"])
+def test_an_event_stream_has_no_charset_but_its_own(type: str) -> None:
+    assert dict(downstream_headers(proxied(("Content-Type", type)), session=None)) == {
+        "Content-Type": "text/event-stream"
+    }
+
+
 @pytest.mark.parametrize("value", ["public, max-age=60", "PUBLIC", "s-maxage=9", "max-age=60, must-revalidate"])
 def test_no_shared_cache_may_keep_an_answer(value: str) -> None:
     assert downstream_headers(proxied(("Cache-Control", value)), session=None)["Cache-Control"] == "no-store"
