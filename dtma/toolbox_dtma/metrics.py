@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from toolbox_dtma.call_metrics import CallMetrics
+from toolbox_dtma.link.messages import Cut
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,6 +32,12 @@ class Gauges:
     calls_dropped: int
     certificate_expiry: float
     """When the management certificate ends, in seconds of Unix time."""
+    certificate_refused: bool
+    """Whether its files hold another pair, which cannot be used."""
+    gateway_connections: int
+    gateway_certificate_expiry: float | None
+    """Of the worker whose certificate ends first; None while none has told."""
+    gateway_certificate_refused: bool
 
 
 class _Scrape(Collector):
@@ -58,8 +65,25 @@ class _Scrape(Collector):
                 "Unix time the certificate ends at.",
                 gauges.certificate_expiry,
             ),
+            (
+                "dtma_certificate_refused",
+                "1 while the certificate's files hold a pair that cannot be used.",
+                gauges.certificate_refused,
+            ),
+            ("dtma_gateway_connections", "Clients' connections to the gateway.", gauges.gateway_connections),
+            (
+                "dtma_gateway_certificate_refused",
+                "The same of the gateway's files.",
+                gauges.gateway_certificate_refused,
+            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        if gauges.gateway_certificate_expiry is not None:
+            yield GaugeMetricFamily(
+                "dtma_gateway_certificate_expiry_seconds",
+                "Unix time the gateway's certificate ends at.",
+                value=gauges.gateway_certificate_expiry,
+            )
 
 
 class Metrics:
@@ -79,6 +103,13 @@ class Metrics:
         self.calls = CallMetrics(self._registry)
         self._instances: Container[str] = ()
 
+        self._cuts = Counter(
+            "dtma_gateway_clients_cut",
+            "Clients that the gateway refused or cut off before or beside a request.",
+            ["reason"],
+            registry=self._registry,
+        )
+
     def expose(self, read: Callable[[], Gauges], instances: Container[str]) -> None:
         """Read gauges from here at every scrape; numbers of other than these instances are forgotten."""
         self._instances = instances
@@ -91,6 +122,10 @@ class Metrics:
     def ack(self, seconds: float) -> None:
         """A revision came in force."""
         self._acks.observe(seconds)
+
+    def cuts(self, reason: Cut, number: int) -> None:
+        """So many clients were cut off by a worker."""
+        self._cuts.labels(reason.value).inc(number)
 
     def render(self) -> bytes:
         """The text for a scrape."""

@@ -51,6 +51,8 @@ class Timings(BaseModel):
     key_retry: Seconds = 60.0
     """Pause after a key ring that could not be written."""
 
+    certificate_poll: Seconds = 5.0
+    """Between looks at the certificate's files; a renewal is in use after at most two."""
     heartbeat: Seconds = 10.0
     request_head: Seconds = 10.0
     """How long a connection to the management API may take from its start, or the first byte, to a whole head."""

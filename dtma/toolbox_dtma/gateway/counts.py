@@ -65,6 +65,10 @@ class SharedMemory:
         os.ftruncate(memory, columns * _COLUMN_WORDS * _WORD_BYTES)
         return cls(memory, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), columns)
 
+    def is_complete(self) -> bool:
+        """Whether the memory is as large as these columns are; another version may have laid it out differently."""
+        return os.fstat(self.memory).st_size == self.columns * _COLUMN_WORDS * _WORD_BYTES
+
     @property
     def descriptors(self) -> tuple[int, int]:
         """What a worker has to inherit."""

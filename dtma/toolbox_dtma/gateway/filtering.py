@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from toolbox_dtma.gateway.definitions import approves
 from toolbox_dtma.gateway.strictjson import DECODER, NotJson, Repeated
 from toolbox_dtma.gateway.view import View
 
@@ -16,6 +17,8 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _CACHE_MEMBERS = ("cacheScope", "ttlMs")
 
 Exposes = Callable[[str], bool]
+Shown = Callable[[str, str], str | None]
+"""From the name and the text of an element to the text that is passed on; None hides it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Listing:
     member: str
     name: str
     exposes: Exposes
+    shown: Shown | None = None
+    """What of an exposed element is passed on; all of it where this is None."""
 
 
 def listings(view: View) -> tuple[Listing, ...]:
@@ -35,7 +40,11 @@ def listings(view: View) -> tuple[Listing, ...]:
         ("resources", "uri", view.resources),
         ("resourceTemplates", "uriTemplate", view.resources),
     )
-    return tuple(Listing(member, name, names.exposes) for member, name, names in kinds if names.restricted)
+    hidden = (Listing(member, name, names.exposes) for member, name, names in kinds if names.restricted)
+    if view.approved is None:
+        return tuple(hidden)
+    shown = approves(view.approved)
+    return tuple(replace(each, shown=shown) if each.member == "tools" else each for each in hidden)
 
 
 class Undecidable(Exception):
@@ -146,8 +155,12 @@ class _Cutter:
 
         def element(position: int) -> int:
             found, end = self._decode(position)
-            if _is_exposed(found, listing):
-                shown.append(self._text[position:end])
+            name = _exposed_name(found, listing)
+            if name is not None:
+                text = self._text[position:end]
+                passed = text if listing.shown is None else listing.shown(name, text)
+                if passed is not None:
+                    shown.append(passed)
             return end
 
         return shown, self._each(start, "[", "]", element)
@@ -195,8 +208,8 @@ def _ttl(value: Any) -> int:
     return int(min(value, MAX_TTL_MS))
 
 
-def _is_exposed(element: Any, listing: Listing) -> bool:
+def _exposed_name(element: Any, listing: Listing) -> str | None:
     if not isinstance(element, dict) or isinstance(element, Repeated):
-        return False
+        return None
     name = cast("dict[str, Any]", element).get(listing.name)
-    return isinstance(name, str) and listing.exposes(name)
+    return name if isinstance(name, str) and listing.exposes(name) else None

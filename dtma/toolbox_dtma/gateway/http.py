@@ -1,18 +1,19 @@
-"""aiohttp's server, whose refusals of broken HTTP are answered and audited like all others."""
+"""aiohttp's connection, whose refusals of broken HTTP are answered and audited like all others."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
 
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST
 from toolbox_dtma.gateway.refusal import Refusal
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Refuse = Callable[[web.BaseRequest, Refusal], web.StreamResponse]
+"""Writes to the log and gives the answer."""
 
 
 def broken() -> Refusal:
@@ -20,26 +21,17 @@ def broken() -> Refusal:
     return Refusal.rpc(400, "http", INVALID_REQUEST, "The request is not well-formed HTTP/1.1")
 
 
-class HttpServer(web.Server):
-    """Makes the protocols of one worker. `refuse` writes to the log and gives the answer."""
+class AuditedConnection(RequestHandler):
+    """A connection that says nothing to its client which `refused` does not know of."""
 
-    def __init__(self, handler: Handler, refuse: Refuse, **options: Any):
-        super().__init__(handler, **options)
-        self._refuse = refuse
+    __slots__ = ("_refused",)
 
-    def __call__(self) -> web.RequestHandler:
-        """The protocol of a new connection."""
-        return _Protocol(self, self._refuse, loop=self._loop, **self._kwargs)
-
-
-class _Protocol(web.RequestHandler):
-    __slots__ = ("_refuse",)
-
-    def __init__(self, manager: web.Server, refuse: Refuse, **options: Any):
+    def __init__(self, manager: web.Server, refused: Refuse, **options: Any):
         super().__init__(manager, **options)
-        self._refuse = refuse
+        self._refused = refused
 
     def data_received(self, data: bytes) -> None:
+        """Parse what came."""
         super().data_received(data)
         request = self._current_request
         if request is not None and self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
@@ -53,9 +45,10 @@ class _Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """The answer to what is no request."""
         if status != 400 or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         # aiohttp's own answer would quote the request.
-        response = self._refuse(request, broken())
+        response = self._refused(request, broken())
         response.force_close()
         return response

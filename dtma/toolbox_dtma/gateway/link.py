@@ -26,6 +26,7 @@ from toolbox_dtma.link.messages import (
     ProbeRequest,
     ProbeResult,
     Snapshot,
+    Vitals,
 )
 
 CONNECT_SECONDS = 2.0
@@ -35,6 +36,7 @@ CLOSING_SECONDS = 1.0
 FIRST_BACK_OFF = 0.05
 LONGEST_BACK_OFF = 1.0
 MAX_PROBES = 4
+VITALS_SECONDS = 5.0
 
 Prober = Callable[[ProbeRequest], Awaitable[ProbeResult]]
 _Closing = tuple[int, list[asyncio.Task[object]]]
@@ -52,6 +54,7 @@ class Link:
         state: PolicyState,
         exchanges: Exchanges,
         prober: Prober,
+        vitals: Callable[[], Vitals],
         reporter: Reporter,
         log: FilteringBoundLogger,
     ):
@@ -61,6 +64,7 @@ class Link:
         self._state = state
         self._exchanges = exchanges
         self._prober = prober
+        self._vitals = vitals
         self._reporter = reporter
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
@@ -94,7 +98,11 @@ class Link:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection from hello to its end."""
         closing: asyncio.Queue[_Closing] = asyncio.Queue()
-        helpers = {asyncio.create_task(self._acknowledge(closing, writer)), asyncio.create_task(self._report(writer))}
+        helpers = {
+            asyncio.create_task(self._acknowledge(closing, writer)),
+            asyncio.create_task(self._report(writer)),
+            asyncio.create_task(self._tell_vitals(writer)),
+        }
         try:
             await self._send(writer, Hello(worker=self._worker, pid=self._pid, revision=self._state.revision))
             if not self._connected:
@@ -160,6 +168,16 @@ class Link:
                 await self._send(writer, Ack(revision=revision))
             except (OSError, TimeoutError):
                 # The reading side meets the same broken connection and reports it.
+                writer.close()
+                return
+
+    async def _tell_vitals(self, writer: asyncio.StreamWriter) -> None:
+        """Tell now and then how this worker fares."""
+        while True:
+            await asyncio.sleep(VITALS_SECONDS)
+            try:
+                await self._send(writer, self._vitals())
+            except (OSError, TimeoutError):
                 writer.close()
                 return
 

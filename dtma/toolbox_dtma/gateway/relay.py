@@ -39,6 +39,8 @@ MAX_DETACHED = 64
 """Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
 OFFLOAD_BYTES = 64 * 1024
 """Documents above this are parsed in a thread."""
+HASHED_OFFLOAD_BYTES = 8 * 1024
+"""The same where tools are hashed as well, which takes several times as long."""
 
 WHOLE_BYTES = 64 * 1024
 """Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
@@ -248,7 +250,7 @@ class Relay:
             if view is None:
                 raise Undecidable("the connection is gone")
             hidden = listings(view)
-            if len(raw) <= OFFLOAD_BYTES:
+            if len(raw) <= (OFFLOAD_BYTES if view.approved is None else HASHED_OFFLOAD_BYTES):
                 return filter_lists(raw, hidden)
             shown = await asyncio.to_thread(filter_lists, raw, hidden)
             # The policy may have become narrower while the thread worked.
@@ -367,8 +369,10 @@ class Relay:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(WRITE_STALL_SECONDS):
-        await response.write(data)
+    # In pieces: what a slow client leaves of a large write would lie encrypted in memory, more than once.
+    for start in range(0, len(data), WHOLE_BYTES):
+        async with asyncio.timeout(WRITE_STALL_SECONDS):
+            await response.write(data[start : start + WHOLE_BYTES])
 
 
 def _most(exchange: Exchange) -> int | None:

@@ -7,6 +7,7 @@ revision once every request it handles from then on obeys it.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -33,13 +34,17 @@ class Surface(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tools: tuple[str, ...] = ()
+    """A name is there once for each definition that the server showed under it."""
+    hashes: tuple[str, ...] = ()
+    """Of the definition of each of `tools`, in their order; shorter where they are not known."""
     prompts: tuple[str, ...] | None = ()
     resources: tuple[str, ...] | None = ()
     """URIs, and the `uriTemplate` of templates."""
 
     def size(self) -> int:
-        """Bytes of all names."""
-        return sum(len(name.encode()) for names in (self.tools, self.prompts, self.resources) for name in names or ())
+        """Bytes of all names and hashes."""
+        lists = (self.tools, self.hashes, self.prompts, self.resources)
+        return sum(len(text.encode()) for texts in lists for text in texts or ())
 
 
 class InstanceRoute(BaseModel):
@@ -56,6 +61,8 @@ class InstanceRoute(BaseModel):
     state: Literal["running", "stopped", "unavailable"]
     surface: Surface | None = None
     """None before the first probe."""
+    approvals: dict[str, tuple[int, ...]] = {}
+    """For each `approvedHash` that is in force here: which of `surface.tools` it approves, by their places."""
 
 
 class GrantPolicy(BaseModel):
@@ -177,6 +184,35 @@ class ProbeResult(Message):
     """Nothing listens on the port: the TCP connection was refused."""
 
 
+class Cut(StrEnum):
+    """Why a client's connection was refused or ended, beside what its requests are refused for."""
+
+    TOTAL = "total"
+    """All connections of the worker are taken."""
+    SOURCE = "source"
+    """All connections of this source are taken."""
+    DESCRIPTORS = "descriptors"
+    """The worker had no file descriptor left."""
+    HANDSHAKE = "handshake"
+    """TLS failed or took too long."""
+    HEAD_SLOW = "head-slow"
+    HEAD_LARGE = "head-large"
+    STALLED = "stalled"
+    """It did not take its answer."""
+
+
+class Vitals(Message):
+    """How a worker fares. Sent now and then; `cuts` counts since the last one."""
+
+    kind: Literal["vitals"] = "vitals"
+    connections: Annotated[int, Field(ge=0)]
+    cuts: dict[Cut, Annotated[int, Field(ge=0)]] = {}
+    certificate_expires: float | None = None
+    """Unix time; None over plain HTTP."""
+    certificate_refused: bool = False
+    """Whether the certificate's files hold a pair that cannot be used."""
+
+
 class Calls(Message):
     """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
     lost connection it sends the same again under the same number."""
@@ -204,7 +240,7 @@ class CallsTaken(Message):
 
 
 ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest | CallsTaken, Field(discriminator="kind")]
-ToDtma = Annotated[Hello | Ack | Pong | ProbeResult | Calls, Field(discriminator="kind")]
+ToDtma = Annotated[Hello | Ack | Pong | ProbeResult | Calls | Vitals, Field(discriminator="kind")]
 
 TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest | CallsTaken] = TypeAdapter(ToWorker)
-TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult | Calls] = TypeAdapter(ToDtma)
+TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult | Calls | Vitals] = TypeAdapter(ToDtma)

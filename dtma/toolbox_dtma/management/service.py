@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from toolbox_dtma import __version__
+from toolbox_dtma.certificates import Notice, PairFiles
 from toolbox_dtma.engine.api import Engine, EngineUnavailable
 from toolbox_dtma.link.messages import Change
 from toolbox_dtma.management.calls import CallLog
@@ -59,7 +60,7 @@ class Service:
         timings: Timings,
         bounds: Bounds,
         clock: Callable[[], float],
-        certificate_expiry: float = 0.0,
+        certificate: PairFiles,
     ):
         """`clock` gives monotonic seconds. Nothing runs before `run()`."""
         self.state = state
@@ -67,7 +68,7 @@ class Service:
         self.bounds = bounds
         self.metrics = Metrics()
         self._engine = engine
-        self._certificate_expiry = certificate_expiry
+        self._certificate = certificate
         self._sighted = asyncio.Event()
         self._gateway_available = True
         self.ready = asyncio.Event()
@@ -87,6 +88,7 @@ class Service:
             bounds=bounds,
             clock=clock,
             observe_ack=self.metrics.ack,
+            observe_cuts=self.metrics.cuts,
             take_calls=self.calls.take,
         )
         self._keys = Keys(state, self.policy, timings)
@@ -137,6 +139,7 @@ class Service:
                 group.create_task(self._prober.run(self.instances), name="prober")
                 group.create_task(self._follow_gateway(), name="gateway")
                 group.create_task(self._keys.run(), name="keys")
+                group.create_task(self._follow_certificate(), name="certificate")
                 group.create_task(self.calls.run(), name="calls")
                 await listening.wait()
                 self.ready.set()
@@ -164,6 +167,16 @@ class Service:
                 await self._sighted.wait()
         except TimeoutError:
             log.warning("the engine has not shown every instance yet; going on", unseen=len(self.instances.unseen))
+
+    async def _follow_certificate(self) -> None:
+        """Take up what whoever renews the certificate puts in its place."""
+        while True:
+            await asyncio.sleep(self.timings.certificate_poll)
+            notice = self._certificate.poll()
+            if notice is Notice.REFUSED:
+                log.warning(notice.value, why=self._certificate.refused)
+            elif notice is not None:
+                log.info(notice.value, in_use_until=self._certificate.pair.expires.isoformat())
 
     async def _follow_gateway(self) -> None:
         """Tell owners when agents cannot reach anything any more, and when they can again."""
@@ -225,6 +238,8 @@ class Service:
         )
 
     def _gauges(self) -> Gauges:
+        vitals = self.policy.vitals
+        expiries = [each.certificate_expires for each in vitals if each.certificate_expires is not None]
         return Gauges(
             phases=tally(self.instances.phases()),
             grants=len(self.state.grants),
@@ -236,5 +251,9 @@ class Service:
             boot_id=self.state.boot_id,
             calls_held=self.calls.held,
             calls_dropped=self.calls.dropped,
-            certificate_expiry=self._certificate_expiry,
+            certificate_expiry=self._certificate.pair.expires.timestamp(),
+            certificate_refused=self._certificate.refused is not None,
+            gateway_connections=sum(each.connections for each in vitals),
+            gateway_certificate_expiry=min(expiries, default=None),
+            gateway_certificate_refused=any(each.certificate_refused for each in vitals),
         )

@@ -23,6 +23,7 @@ from toolbox_dtma.link.messages import (
     Calls,
     CallsTaken,
     Change,
+    Cut,
     Delta,
     Hello,
     KeyRing,
@@ -30,6 +31,7 @@ from toolbox_dtma.link.messages import (
     Pong,
     ProbeRequest,
     ProbeResult,
+    Vitals,
 )
 from toolbox_dtma.policy.contents import Contents, split
 from toolbox_dtma.policy.members import Members
@@ -72,6 +74,7 @@ class PolicyServer:
         bounds: Bounds,
         clock: Callable[[], float],
         observe_ack: Callable[[float], None],
+        observe_cuts: Callable[[Cut, int], None],
         take_calls: TakeCalls,
     ):
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
@@ -86,6 +89,7 @@ class PolicyServer:
         self._bounds = bounds
         self._clock = clock
         self._observe_ack = observe_ack
+        self._observe_cuts = observe_cuts
         self._take_calls = take_calls
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
         self._workers: set[Worker] = set()
@@ -112,6 +116,11 @@ class PolicyServer:
     def workers_current(self) -> int:
         """Connected workers that acknowledged the present revision."""
         return sum(member.acked >= self.revision for member in self._members.connected)
+
+    @property
+    def vitals(self) -> tuple[Vitals, ...]:
+        """What each connected worker said last about itself, where one has."""
+        return tuple(worker.vitals for worker in self._workers if worker.vitals is not None)
 
     def in_force(self, revision: int, *, somewhere: bool) -> bool:
         """Whether no worker acts on anything older; with `somewhere`, also whether one acts on it at all."""
@@ -256,7 +265,7 @@ class PolicyServer:
             worker.fail_probes()
             self._due.set()
 
-    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls) -> None:
+    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls | Vitals) -> None:
         worker.unanswered = 0
         match message:
             case Ack():
@@ -271,6 +280,11 @@ class PolicyServer:
                 future = worker.probes.pop(message.probe, None)
                 if future is not None and not future.done():
                     future.set_result(message)
+            case Vitals():
+                self._members.heard(worker.member)
+                worker.vitals = message
+                for reason, number in message.cuts.items():
+                    self._observe_cuts(reason, number)
             case Calls():
                 self._members.heard(worker.member)
                 if worker.telling:

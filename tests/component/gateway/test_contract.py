@@ -11,7 +11,8 @@ from aiohttp import web
 
 from support.gateway.mcp_http import MODERN, call, request
 from support.gateway.mcp_servers import ScriptedServer, Seen, raw_answer, scripted_server
-from support.gateway.world import World, eventually, restricted, running_world
+from support.gateway.raw_http import head_of, talk
+from support.gateway.world import HOST, World, eventually, restricted, running_world
 
 pytestmark = pytest.mark.component
 
@@ -130,3 +131,14 @@ async def test_a_hang_up_on_a_stream_closes_the_server_s_side(
     async with http.stream("GET", connection.url, headers=connection.headers) as answer:
         assert await anext(answer.aiter_raw()) == b": hello\n\n"
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+
+
+def test_a_large_body_that_comes_together_with_its_head_is_no_large_head(
+    gateway: World, script: ScriptedServer
+) -> None:
+    connection = gateway.connect(gateway.instance(script.port))
+    body = json.dumps(call("x", {"y": "z" * 900_000})).encode()
+    headers = [("Host", HOST), *connection.headers.items(), ("Content-Length", str(len(body)))]
+    head = head_of(f"POST /servers/{connection.instance}/mcp HTTP/1.1".encode(), headers)
+    assert [talk(gateway, [head + body]).status for _ in range(5)] == [202] * 5
+    assert [seen.body for seen in script.seen] == [body] * 5

@@ -397,13 +397,17 @@ async def test_a_hang_up_within_a_stream_gives_no_place_back(
         return response
 
     script.answer = rush
-    for _ in range(10):
-        connection = limited(gateway, script, concurrent_calls=1)
-        async with http.stream("POST", connection.url, json=call("x"), headers=connection.headers) as stream:
-            await anext(stream.aiter_raw())
-        assert refusal(await post(http, connection, call("x")))["error"]["data"] == {"retryAfterMs": 1000}
-    assert script.open == 10
-    stop.set()
+    try:
+        for _ in range(10):
+            connection = limited(gateway, script, concurrent_calls=1)
+            async with http.stream("POST", connection.url, json=call("x"), headers=connection.headers) as stream:
+                await anext(stream.aiter_raw())
+            # One that is let in would be answered without end.
+            refused = await asyncio.wait_for(post(http, connection, call("x")), 10)
+            assert refusal(refused)["error"]["data"] == {"retryAfterMs": 1000}
+        assert script.open == 10
+    finally:
+        stop.set()
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the calls end at the server")
 
 

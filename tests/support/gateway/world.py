@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +55,7 @@ from toolbox_dtma.link.messages import (
     SigningKey,
     Snapshot,
     Surface,
+    Vitals,
 )
 from toolbox_dtma.wire import Credential, Expose, HostConfig, NameFilter
 
@@ -127,6 +128,8 @@ class ScriptedDtma:
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
         self.pongs: list[int] = []
+        self.cuts: Counter[str] = Counter()
+        """Clients that the workers say they refused or cut off, by reason."""
         self.told: list[Calls] = []
         self.take_calls = True
         """Whether messages about calls are acknowledged."""
@@ -177,6 +180,8 @@ class ScriptedDtma:
                     self._told(message, writer)
                 elif isinstance(message, Pong):
                     self.pongs.append(message.nonce)
+                elif isinstance(message, Vitals):
+                    self.cuts.update({why.value: number for why, number in message.cuts.items()})
                 elif isinstance(message, ProbeResult):
                     self._probes.pop(message.probe).set_result(message)
         finally:
@@ -416,7 +421,7 @@ class World:
         self.dtma.start()
         self.start_gateway()
         config = HostConfig(gateway_url=self.base, allowed_origins=("https://console.example.com",))
-        eventually(lambda: len(self.dtma.workers) == self.workers, "workers say hello", seconds=30)
+        eventually(lambda: len(self.dtma.workers) == self.workers, "workers say hello", seconds=90)
         self.dtma.apply(Change(config=config))
 
     def start_gateway(self) -> None:

@@ -70,7 +70,8 @@ def same(found: Any, wanted: Any) -> bool:
         return isinstance(found, list) and len(elements) == len(other) and all(map(same, elements, other))
     if isinstance(wanted, Number):
         if not set(wanted.text) & set(".eE"):
-            return found is None if len(wanted.text) > 400 else type(found) is int and found == int(wanted.text)
+            value = float(wanted.text) if len(wanted.text) > 400 else int(wanted.text)
+            return type(found) is type(value) and found == value
         return type(found) is float and found == float(wanted.text)
     return type(found) is type(wanted) and found == wanted
 

@@ -99,6 +99,7 @@ ACCEPTED: list[tuple[str, bytes]] = [
     ("an escaped backslash before ud800", f'{{{CALL},"params":{{"name":"\\\\ud800"}}}}'.encode()),
     ("members twice in arguments", f'{{{CALL},"params":{{"arguments":{{"a":1,"a":2,"Name":1}}}}}}'.encode()),
     ("numbers of any size", f'{{{CALL},"params":{{"a":[1e999,{"9" * 5000},-0.0]}}}}'.encode()),
+    ("an id of any size", f'{{"id":{"9" * 5000},"method":"ping"}}'.encode()),
     ("white space around", f" \r\n\t{{{CALL}}}\n".encode()),
     ("a response", b'{"jsonrpc":"2.0","id":1,"result":{}}'),
     ("an error", b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""}}'),
