@@ -20,6 +20,8 @@ MAX_BATCH = 50
 PROTECTED = frozenset({"jsonrpc", "id", "method", "params", "result", "error", "name", "uri", "ref", "taskId", "_meta"})
 """Members that policy or a server decides by. Nothing that merely resembles one of them is let through."""
 _PROTECTED_FOLDED = frozenset(name.casefold() for name in PROTECTED)
+_INVISIBLE = ("Cc", "Cf")
+"""Unicode categories of control and format characters."""
 
 RpcId = str | int | float | None
 
@@ -68,8 +70,10 @@ class Body:
         return any(message.kind is Kind.REQUEST for message in self.messages)
 
 
-def check_content(types: Sequence[str], encodings: Sequence[str]) -> None:
-    """Refuse a body by its Content-Type and Content-Encoding lines. Raises `BodyRefused`."""
+def check_content(types: Sequence[str], encodings: Sequence[str], transfer: Sequence[str]) -> None:
+    """Refuse a body by its Content-Type, Content-Encoding and Transfer-Encoding lines. Raises `BodyRefused`."""
+    if [coding.lower() for coding in transfer] not in ([], ["chunked"]):
+        raise BodyRefused(INVALID_REQUEST, "the only Transfer-Encoding is chunked")
     if any(encodings):
         raise BodyRefused(INVALID_REQUEST, "Content-Encoding is not supported; send the body as it is")
     if len(types) != 1:
@@ -134,16 +138,21 @@ def _check_members(members: dict[str, Any], where: str, id: RpcId) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _resembles_protected(name: str) -> bool:
-    visible = "".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cf"))
+def _folded(name: str) -> str:
+    visible = "".join(c for c in name if unicodedata.category(c) not in _INVISIBLE)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
-    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf")) in _PROTECTED_FOLDED
+    return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE)
+
+
+def folded(name: str) -> str:
+    """A member's name after NFKC, case folding and removal of control characters."""
+    # Long names are never cached: they would let one client fill the cache with kilobytes each.
+    return _folded(name) if len(name) <= 64 else _folded.__wrapped__(name)
 
 
 def resembles_protected(name: str) -> bool:
-    """Whether a name equals a protected one after NFKC, case folding and removal of control characters."""
-    # Long names are never cached: they would let one client fill the cache with kilobytes each.
-    return _resembles_protected(name) if len(name) <= 64 else _resembles_protected.__wrapped__(name)
+    """Whether a name is a protected one once it is `folded`."""
+    return folded(name) in _PROTECTED_FOLDED
 
 
 def _echo(value: Any) -> RpcId:

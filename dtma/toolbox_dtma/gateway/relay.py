@@ -13,7 +13,7 @@ from toolbox_dtma.gateway.accounting import cancelled_outcome
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
-from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
+from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
 from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
 from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.parsing import RpcId
@@ -121,15 +121,15 @@ class Relay:
         # A switch of protocols would make the connection a tunnel for whatever stands before the gateway.
         if status < 200 or status == 401 or 300 <= status < 400:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
-        if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
+        if (reason := unreadable(upstream.headers)) is not None:
+            raise bad_gateway(reason, "The server sent an encoded answer, or one of no certain type", call.id)
         most = _most(exchange)
         if most is not None and (upstream.length or 0) > most:
             raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
         exchange.calls.answering(status, kind)
-        if kind == "text/event-stream":
+        if kind == EVENT_STREAM:
             return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
             return await self._filtered(request, exchange, call, upstream, kind, headers)
@@ -278,9 +278,12 @@ class Relay:
                 if out:
                     await _write(response, out)
                     exchange.calls.sent(len(out))
+            if rewriter.unterminated:
+                exchange.cut = "unterminated"
             exchange.calls.complete()
         except (UpstreamError, EventTooLarge, Undecidable) as error:
             exchange.calls.broke(error)
+            exchange.cut = None if isinstance(error, UpstreamError) else "undecidable"
             _cut(request)
         except (ConnectionError, TimeoutError):
             _desert(request, exchange)

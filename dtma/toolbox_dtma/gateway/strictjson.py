@@ -32,9 +32,9 @@ def refuse_constant(name: str) -> Any:
     raise NotJson(f"{name} is not JSON")
 
 
-def _integer(digits: str) -> int | None:
-    # Python refuses to convert thousands of digits; no policy decision depends on such a number.
-    return int(digits) if len(digits) <= 400 else None
+def _integer(digits: str) -> int | float:
+    # Python refuses to convert thousands of digits, which are infinite to a float; no policy decision depends on them.
+    return int(digits) if len(digits) <= 400 else float(digits)
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=with_repeats, parse_constant=refuse_constant, parse_int=_integer)

@@ -111,7 +111,7 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
     async with UpstreamClient() as client:
         relay = Relay(client, state, exchanges, unix_clock=time.time)
         gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), counts, meter, log)
-        server = Server(gateway.handle, settings.clients, clients)
+        server = Server(gateway.handle, settings.clients, clients, gateway.refused)
         probing = Probing(log)
         await probing.start()
         link = Link(
