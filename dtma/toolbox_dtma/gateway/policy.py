@@ -17,7 +17,7 @@ from toolbox_dtma.gateway.methods import (
     VERSION_META,
     Rule,
 )
-from toolbox_dtma.gateway.parsing import Body, Kind, RpcId, RpcMessage
+from toolbox_dtma.gateway.parsing import MAX_SUBSCRIPTIONS, Body, Kind, RpcId, RpcMessage
 from toolbox_dtma.gateway.strictjson import Repeated
 from toolbox_dtma.gateway.view import View
 
@@ -104,7 +104,10 @@ def _may_listen(wanted: Any, view: View) -> bool:
     if not isinstance(wanted, dict) or isinstance(wanted, Repeated):
         return False
     uris = cast("Mapping[str, Any]", wanted).get("resourceSubscriptions")
-    return uris is None or (isinstance(uris, list) and all(map(view.resources.allow_uri, cast("list[Any]", uris))))
+    if uris is None:
+        return True
+    wanted = cast("list[Any]", uris) if isinstance(uris, list) else [None]
+    return len(wanted) <= MAX_SUBSCRIPTIONS and all(map(view.resources.allow_uri, wanted))
 
 
 def needs_filter(body: Body) -> bool:

@@ -10,13 +10,15 @@ from aiohttp import web
 
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
-from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
+from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
+from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
 from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.gateway.upstream.connection import Answer
 from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
@@ -30,9 +32,6 @@ WRITE_STALL_SECONDS = 120.0
 DETACHED_SECONDS = 600.0
 """How long a call runs on after its client hung up."""
 MAX_DETACHED = 256
-OFFLOAD_BYTES = 64 * 1024
-"""Documents above this are parsed in a thread."""
-
 WHOLE_BYTES = 64 * 1024
 """Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
 
@@ -64,12 +63,14 @@ class Relay:
         client: UpstreamClient,
         state: PolicyState,
         exchanges: Exchanges,
+        stepper: Stepper,
         *,
         unix_clock: Callable[[], float],
     ):
         self._client = client
         self._state = state
         self._exchanges = exchanges
+        self._stepper = stepper
         self._unix = unix_clock
         self._detached: set[asyncio.Task[None]] = set()
 
@@ -208,10 +209,13 @@ class Relay:
             if view is None:
                 raise Undecidable("the connection is gone")
             hidden = listings(view)
-            if len(raw) <= OFFLOAD_BYTES:
-                return filter_lists(raw, hidden)
-            shown = await asyncio.to_thread(filter_lists, raw, hidden)
-            # The policy may have become narrower while the thread worked.
+            if not may_hold_list(raw, hidden):
+                return raw
+            work = filter_lists(raw, hidden)
+            if is_quick(raw):
+                return run(work)
+            shown = await self._stepper.run(work)
+            # The policy may have become narrower between the steps.
             if revision == self._state.revision:
                 return shown
 

@@ -24,10 +24,12 @@ from toolbox_dtma.gateway.policy import (
     needs_filter,
 )
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, denied, unauthorized, unavailable
-from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, OFFLOAD_BYTES, STREAM_IDLE_SECONDS, Call, Relay
+from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Call, Relay
 from toolbox_dtma.gateway.sessions import Binding
 from toolbox_dtma.gateway.settings import MAX_REQUEST_BYTES
+from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.state import PolicyState, Target
+from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.throttle import FailureThrottle
 
 BODY_SECONDS = 30.0
@@ -44,12 +46,14 @@ class Gateway:
         exchanges: Exchanges,
         relay: Relay,
         throttle: FailureThrottle,
+        stepper: Stepper,
         log: FilteringBoundLogger,
     ):
         self._state = state
         self._exchanges = exchanges
         self._relay = relay
         self._throttle = throttle
+        self._stepper = stepper
         self._log = log
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -102,7 +106,7 @@ class Gateway:
         try:
             parsing.check_content(headers.getall("Content-Type", []), headers.getall("Content-Encoding", []))
             raw = await _read_body(request)
-            body = await _off_loop_if_large(raw)
+            body = parsing.parse_body(raw) if is_quick(raw) else await self._stepper.run(parsing.parse_in_steps(raw))
         except BodyRefused as refused:
             raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
         first = body.messages[0]
@@ -239,9 +243,3 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 def _too_large() -> Refusal:
     return Refusal.rpc(413, "too-large", SERVER_ERROR, f"A body may have at most {MAX_REQUEST_BYTES} bytes")
-
-
-async def _off_loop_if_large(raw: bytes) -> Body:
-    if len(raw) <= OFFLOAD_BYTES:
-        return parsing.parse_body(raw)
-    return await asyncio.to_thread(parsing.parse_body, raw)

@@ -24,6 +24,7 @@ from toolbox_dtma.gateway.relay import Relay
 from toolbox_dtma.gateway.server import Gateway
 from toolbox_dtma.gateway.settings import GatewaySettings, load_settings
 from toolbox_dtma.gateway.state import PolicyState
+from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.throttle import FailureThrottle
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 
@@ -54,8 +55,9 @@ async def serve(settings: GatewaySettings, listening: socket.socket, name: str, 
     state = PolicyState(unix_clock=time.time, monotonic=time.monotonic, grace_seconds=settings.policy_grace_seconds)
     exchanges = Exchanges(unix_clock=time.time)
     async with UpstreamClient() as client:
-        relay = Relay(client, state, exchanges, unix_clock=time.time)
-        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), log)
+        stepper = Stepper()
+        relay = Relay(client, state, exchanges, stepper, unix_clock=time.time)
+        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), stepper, log)
         http = web.Server(
             gateway.handle,
             handler_cancellation=True,
