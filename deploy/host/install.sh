@@ -191,17 +191,22 @@ initialise() {
   "$prefix/current/bin/toolbox-dtma" init "${options[@]}"
 }
 
+settings_of_gateway() { sha256sum "$config/gateway/gateway.json" 2>/dev/null | cut -c 1-64; }
+
 install_units() {
-  local unit
+  local unit gateway_action=reload-or-restart
   for unit in toolbox-dtma.service toolbox-gateway.service; do
     sed "s/^\(User\|Group\)=toolbox-gateway$/\1=$user/" "$here/$unit" >"$units/.$unit.new"
+    if [ "$unit" = toolbox-gateway.service ] && ! cmp -s "$units/.$unit.new" "$units/$unit"; then gateway_action=restart; fi
     mv "$units/.$unit.new" "$units/$unit"
   done
+  # What a reload leaves as it was: unit, user, address and number of workers.
+  [ "$settings_before" = "$(settings_of_gateway)" ] || gateway_action=restart
   systemctl daemon-reload
   systemctl --quiet enable toolbox-dtma.service toolbox-gateway.service
-  # One after the other: agents go on while DTMA starts, and the gateway drains afterwards.
+  # One after the other: agents go on while DTMA starts, and while the gateway's workers are replaced afterwards.
   systemctl restart toolbox-dtma.service
-  systemctl restart toolbox-gateway.service
+  systemctl "$gateway_action" toolbox-gateway.service
   for unit in toolbox-dtma.service toolbox-gateway.service; do
     systemctl --quiet is-active "$unit" || fail "$unit does not run: journalctl -u $unit"
   done
@@ -266,6 +271,7 @@ check
 make_user
 mkdir -p "$prefix" "$config"
 install_release "$interpreter"
+settings_before=$(settings_of_gateway)
 manifest=$(initialise)
 if [ -n "$systemd" ]; then
   install_units

@@ -1,4 +1,4 @@
-"""`toolbox-dtma`: init, serve and gateway.
+"""`toolbox-dtma`: init, renew, serve and gateway.
 
 Each command imports only what it needs: the gateway's process must never load what talks to Docker.
 """
@@ -21,10 +21,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     match arguments.command:
         case "init":
             return _init(arguments)
+        case "renew":
+            return _renew(arguments.state_dir, force=arguments.force)
         case "serve":
             return _serve(arguments.state_dir)
         case _:
-            return _gateway(arguments.config)
+            return _gateway(arguments.config, check_only=arguments.check)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,11 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--bind", help="address to listen on; all by default")
     init.add_argument("--docker-url", help="Docker Engine API, if not the usual socket")
 
+    renew = commands.add_parser("renew", help="new server certificates of the host's own authority, if they end soon")
+    renew.add_argument("--state-dir", type=Path, required=True)
+    renew.add_argument("--force", action="store_true", help="also if they do not end soon")
+
     serve = commands.add_parser("serve", help="run DTMA")
     serve.add_argument("--state-dir", type=Path, required=True)
 
     gateway = commands.add_parser("gateway", help="run the gateway")
     gateway.add_argument("--config", type=Path, required=True, help="gateway.json, as init wrote it")
+    gateway.add_argument("--check", action="store_true", help="only say what is wrong with settings and certificate")
     return parser
 
 
@@ -104,14 +111,28 @@ def _init(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _renew(state_dir: Path, *, force: bool) -> int:
+    from toolbox_dtma.init import InitError, renew
+    from toolbox_dtma.state.files import StateCorrupt
+
+    try:
+        sys.stdout.write(renew(state_dir.absolute(), now=lambda: datetime.now(UTC), force=force))
+    except (InitError, StateCorrupt) as error:
+        return _fail(str(error))
+    except PermissionError as error:
+        return _fail(f"{error.filename or error}: {error.strerror}. Run it as root: sudo toolbox-dtma renew …")
+    return 0
+
+
 def _serve(state_dir: Path) -> int:
+    from toolbox_dtma.certificates import PairRefused
     from toolbox_dtma.serve import serve_until_signal
     from toolbox_dtma.state.files import NO_SPACE, StateCorrupt
     from toolbox_dtma.state.store import NotInitialised, StateInUse
 
     try:
         asyncio.run(serve_until_signal(state_dir))
-    except (NotInitialised, StateInUse, StateCorrupt) as error:
+    except (NotInitialised, StateInUse, StateCorrupt, PairRefused) as error:
         return _fail(str(error))
     except PermissionError as error:
         return _fail(f"{error.filename or error}: {error.strerror}. Run it as root: sudo toolbox-dtma serve …")
@@ -123,10 +144,10 @@ def _serve(state_dir: Path) -> int:
     return 0
 
 
-def _gateway(config: Path) -> int:
+def _gateway(config: Path, *, check_only: bool) -> int:
     from toolbox_dtma.gateway.supervisor import main as supervise
 
-    return supervise(config)
+    return supervise(config, check_only=check_only)
 
 
 def _fail(message: str, code: int = 2) -> int:

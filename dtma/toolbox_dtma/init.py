@@ -71,6 +71,31 @@ def init(options: InitOptions, *, now: Callable[[], datetime]) -> str:
     return manifest(options, token=token.decode().strip(), ca=ca.certificate.decode())
 
 
+def renew(state_dir: Path, *, now: Callable[[], datetime], force: bool = False) -> str:
+    """New server certificates where they end soon, or with `force`; what was done, a line for each.
+
+    Identity, token and authority stay, so nothing has to be applied in the cluster, and nothing to be restarted: who
+    serves with them takes them up. Raises `InitError`, `StateCorrupt`, `OSError`.
+    """
+    if not (state_dir / "host.json").exists():
+        raise InitError(f"{state_dir} holds no host; run `toolbox-dtma init` first")
+    host = read_record(state_dir / "host.json", HostRecord)
+    ca = _authority(state_dir, host.host_id, now())
+    lines: list[str] = []
+    for folder, owner in ((state_dir, None), (Path(host.gateway_dir), (host.gateway_uid, host.gateway_gid))):
+        renewed = _server_certificate(folder, ca, host.addresses, now(), owner=owner, force=force)
+        path = folder / "tls.crt"
+        word = "renewed" if renewed else "kept"
+        lines.append(f"{path}: {word}, good until {pki.expiry(path.read_bytes()):%Y-%m-%d}\n")
+    ends = pki.expiry(ca.certificate)
+    if ends - now() < pki.SERVER_LIFETIME:
+        lines.append(
+            f"{state_dir / 'ca.crt'}: the authority itself ends on {ends:%Y-%m-%d}; before that, remove ca.crt and "
+            "ca.key, run init again, and apply what it prints\n"
+        )
+    return "".join(lines)
+
+
 def _check(options: InitOptions) -> None:
     for value, flag in ((options.name, "--name"), (options.namespace, "--namespace")):
         if not _LABEL.fullmatch(value):
@@ -165,16 +190,24 @@ def _keyring(path: Path, now: datetime) -> None:
 
 
 def _server_certificate(
-    folder: Path, ca: pki.KeyPair, addresses: tuple[str, ...], now: datetime, *, owner: tuple[int, int] | None
-) -> None:
+    folder: Path,
+    ca: pki.KeyPair,
+    addresses: tuple[str, ...],
+    now: datetime,
+    *,
+    owner: tuple[int, int] | None,
+    force: bool = False,
+) -> bool:
+    """Have a current certificate there. Whether it is a new one."""
     certificate, key = folder / "tls.crt", folder / "tls.key"
     complete = certificate.exists() and key.exists()
-    if complete and pki.is_current(certificate.read_bytes(), ca.certificate, addresses, now):
-        return
+    if not force and complete and pki.is_current(certificate.read_bytes(), ca.certificate, addresses, now):
+        return False
     pair = pki.issue_server(ca, addresses, now)
     certificate.unlink(missing_ok=True)
     write_atomic(key, pair.key, owner=owner)
     write_atomic(certificate, pair.certificate, owner=owner)
+    return True
 
 
 def _gateway_folder(options: InitOptions, ca: pki.KeyPair, uid: int, gid: int, now: datetime) -> None:
@@ -186,15 +219,26 @@ def _gateway_folder(options: InitOptions, ca: pki.KeyPair, uid: int, gid: int, n
     os.chown(folder, uid, gid)
     _server_certificate(folder, ca, options.addresses, now, owner=(uid, gid))
     any_v6 = any(":" in address for address in options.addresses)
-    settings = {
+    own = {"tlsCertificate": str(folder / "tls.crt"), "tlsKey": str(folder / "tls.key")}
+    decided = {
         "listenHost": options.bind or ("::" if any_v6 else "0.0.0.0"),
         "listenPort": options.gateway_port,
-        "tlsCertificate": str(folder / "tls.crt"),
-        "tlsKey": str(folder / "tls.key"),
         "socket": str(options.runtime_dir / "gateway.sock"),
         "workers": options.gateway_workers,
     }
-    write_atomic(folder / "gateway.json", json.dumps(settings, indent=2).encode() + b"\n", owner=(uid, gid))
+    path = folder / "gateway.json"
+    # What somebody wrote into it besides stays, a certificate of another authority above all.
+    content = json.dumps(own | _held_settings(path) | decided, indent=2).encode() + b"\n"
+    write_atomic(path, content, owner=(uid, gid))
+
+
+def _held_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise InitError(f"{path} holds no JSON object: mend it, or remove it to have it made anew") from None
 
 
 def manifest(options: InitOptions, *, token: str, ca: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from toolbox_dtma.call_metrics import CallMetrics
+from toolbox_dtma.link.messages import Cut
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,8 +28,16 @@ class Gauges:
     workers_current: int
     tombstones: int
     boot_id: int
+    calls_held: int
+    calls_dropped: int
     certificate_expiry: float
     """When the management certificate ends, in seconds of Unix time."""
+    certificate_refused: bool
+    """Whether its files hold another pair, which cannot be used."""
+    gateway_connections: int
+    gateway_certificate_expiry: float | None
+    """Of the worker whose certificate ends first; None while none has told."""
+    gateway_certificate_refused: bool
 
 
 class _Scrape(Collector):
@@ -46,14 +57,33 @@ class _Scrape(Collector):
             ("dtma_gateway_workers", "Connected gateway workers.", gauges.workers),
             ("dtma_gateway_workers_current", "Gateway workers at the present revision.", gauges.workers_current),
             ("dtma_tombstones", "Tombstones held.", gauges.tombstones),
+            ("dtma_calls_held", "Call records that their owners have not fetched.", gauges.calls_held),
+            ("dtma_calls_dropped", "Call records lost for want of space, ever.", gauges.calls_dropped),
             ("dtma_boot_id", "How often DTMA started.", gauges.boot_id),
             (
                 "dtma_certificate_expiry_seconds",
                 "Unix time the certificate ends at.",
                 gauges.certificate_expiry,
             ),
+            (
+                "dtma_certificate_refused",
+                "1 while the certificate's files hold a pair that cannot be used.",
+                gauges.certificate_refused,
+            ),
+            ("dtma_gateway_connections", "Clients' connections to the gateway.", gauges.gateway_connections),
+            (
+                "dtma_gateway_certificate_refused",
+                "The same of the gateway's files.",
+                gauges.gateway_certificate_refused,
+            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        if gauges.gateway_certificate_expiry is not None:
+            yield GaugeMetricFamily(
+                "dtma_gateway_certificate_expiry_seconds",
+                "Unix time the gateway's certificate ends at.",
+                value=gauges.gateway_certificate_expiry,
+            )
 
 
 class Metrics:
@@ -70,9 +100,19 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30),
             registry=self._registry,
         )
+        self.calls = CallMetrics(self._registry)
+        self._instances: Container[str] = ()
 
-    def expose(self, read: Callable[[], Gauges]) -> None:
-        """Read gauges from here at every scrape."""
+        self._cuts = Counter(
+            "dtma_gateway_clients_cut",
+            "Clients that the gateway refused or cut off before or beside a request.",
+            ["reason"],
+            registry=self._registry,
+        )
+
+    def expose(self, read: Callable[[], Gauges], instances: Container[str]) -> None:
+        """Read gauges from here at every scrape; numbers of other than these instances are forgotten."""
+        self._instances = instances
         self._registry.register(_Scrape(read))
 
     def request(self, method: str, route: str, status: int) -> None:
@@ -83,8 +123,13 @@ class Metrics:
         """A revision came in force."""
         self._acks.observe(seconds)
 
+    def cuts(self, reason: Cut, number: int) -> None:
+        """So many clients were cut off by a worker."""
+        self._cuts.labels(reason.value).inc(number)
+
     def render(self) -> bytes:
         """The text for a scrape."""
+        self.calls.keep(self._instances)
         return generate_latest(self._registry)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from toolbox_dtma import pki
+from toolbox_dtma.certificates import PairFiles
 from toolbox_dtma.engine.api import Engine
 from toolbox_dtma.management.app import make_app
 from toolbox_dtma.management.connection import bounded_protocol
@@ -26,6 +26,7 @@ from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.state.files import ensure_folder
 from toolbox_dtma.state.records import HostRecord
 from toolbox_dtma.state.store import State, alone_on
+from toolbox_dtma.tls import following_context
 
 log = structlog.get_logger("toolbox_dtma")
 
@@ -67,7 +68,7 @@ async def serve(
 ) -> None:
     """Run until `stop`.
 
-    Raises `NotInitialised`, `StateInUse`, `StateCorrupt`, and what ends the service unexpectedly.
+    Raises `NotInitialised`, `StateInUse`, `StateCorrupt`, `PairRefused`, and what ends the service unexpectedly.
     """
     with alone_on(state_dir):
         await _serve(
@@ -93,7 +94,7 @@ async def _serve(
     runtime_dir = Path(host.runtime_dir)
     ensure_folder(runtime_dir, mode=0o750)
     os.chown(runtime_dir, -1, host.gateway_gid)
-    certificate = (state_dir / "tls.crt").read_bytes()
+    certificate = PairFiles(state_dir / "tls.crt", state_dir / "tls.key", now=lambda: datetime.now(UTC))
     service = Service(
         state=state,
         engine=make_engine(host, base64.b64decode((state_dir / "spec.key").read_bytes())),
@@ -101,27 +102,27 @@ async def _serve(
         timings=timings,
         bounds=bounds,
         clock=time.monotonic,
-        certificate_expiry=pki.expiry(certificate).timestamp(),
+        certificate=certificate,
     )
     token = (state_dir / "token").read_text().strip()
-    server = _Server(
-        uvicorn.Config(
-            make_app(service, token=token),
-            host=host.bind,
-            port=host.management_port,
-            http=bounded_protocol(timings.request_head),
-            ssl_certfile=state_dir / "tls.crt",
-            ssl_keyfile=state_dir / "tls.key",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            # Else X-Forwarded-For could pretend to be loopback.
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=timings.graceful_stop,
-        )
+    config = uvicorn.Config(
+        make_app(service, token=token),
+        host=host.bind,
+        port=host.management_port,
+        http=bounded_protocol(timings.request_head),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Else X-Forwarded-For could pretend to be loopback.
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=timings.graceful_stop,
     )
+    config.load()
+    # uvicorn itself would read the files once, and for good.
+    config.ssl = following_context(lambda: certificate.pair.pem)
+    server = _Server(config)
     running = asyncio.create_task(service.run(), name="service")
     listening: asyncio.Task[None] | None = None
     stopping = asyncio.create_task(stop.wait())

@@ -51,6 +51,8 @@ class Timings(BaseModel):
     key_retry: Seconds = 60.0
     """Pause after a key ring that could not be written."""
 
+    certificate_poll: Seconds = 5.0
+    """Between looks at the certificate's files; a renewal is in use after at most two."""
     heartbeat: Seconds = 10.0
     request_head: Seconds = 10.0
     """How long a connection to the management API may take from its start, or the first byte, to a whole head."""
@@ -74,5 +76,11 @@ class Bounds(BaseModel):
     log_bytes: int = 4 * 1024 * 1024
     """Most bytes of one answer that does not follow."""
     surface_bytes: int = 512 * 1024
+    calls_bytes: int = 64 * 1024 * 1024
+    """Call records on disk; beyond it the oldest are dropped, some 150,000 records later."""
+    calls_segment_bytes: int = 1024 * 1024
+    """One file of them, which is removed as a whole."""
+    calls_batch: int = 500
+    """Most call records of one answer."""
     worker_backlog_bytes: int = 64 * 1024 * 1024
     """A worker that has this much unread is disconnected and gets a snapshot when it comes back."""

@@ -16,7 +16,7 @@ from toolbox_dtma.wire import (
     InstanceReport,
     OwnerClaimed,
 )
-from toolbox_operator.hosts.api import HostError, HostEvent, HostProblem, HostSettings, WatchableHost
+from toolbox_operator.hosts.api import HostError, HostEvent, HostProblem, HostSettings, PulledCalls, WatchableHost
 from toolbox_operator.hosts.client import HttpHost
 from toolbox_operator.metrics import Metrics
 from toolbox_operator.runtime import Fenced, Leadership, Timings
@@ -70,6 +70,9 @@ class MeasuredHost:
     def watch(self, cursor: str) -> AsyncGenerator[HostEvent]:
         """Events, uncounted: a stream is one long call."""
         return self._host.watch(cursor)
+
+    async def calls(self, after: str | None) -> PulledCalls:
+        return await self._count("calls", self._host.calls(after))
 
     async def aclose(self) -> None:
         await self._host.aclose()

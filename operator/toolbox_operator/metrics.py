@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """How the pulling of one host's call records is."""
+
+    toolbox: str
+    age: float | None
+    """Seconds since the newest batch was kept; None: none was yet."""
+    dropped: int
+    supported: bool
+
+
+class _Pulls(Collector):
+    """Metrics by Toolbox: of those there are now, so that one that is gone leaves nothing behind."""
+
+    def __init__(self, pulls: Callable[[], Iterable[Pulled]]) -> None:
+        self._pulls = pulls
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus reads."""
+        age = GaugeMetricFamily(
+            "magic_toolbox_calls_pull_age_seconds",
+            "Since call records of a host were last asked for, answered and kept",
+            labels=("toolbox",),
+        )
+        dropped = GaugeMetricFamily(
+            "magic_toolbox_calls_dropped",
+            "Call records that a host lost for want of space, by its own word",
+            labels=("toolbox",),
+        )
+        supported = GaugeMetricFamily(
+            "magic_toolbox_calls_supported", "0: the host's agent is too old to keep any", labels=("toolbox",)
+        )
+        for pulled in self._pulls():
+            labels = (pulled.toolbox,)
+            supported.add_metric(labels, float(pulled.supported))
+            dropped.add_metric(labels, pulled.dropped)
+            if pulled.age is not None:
+                age.add_metric(labels, pulled.age)
+        return iter((age, dropped, supported))
 
 
 class Metrics:
@@ -54,6 +98,15 @@ class Metrics:
         self._dropped = Counter(
             "magic_toolbox_events_dropped_total", "Kubernetes Events that were not written", registry=self.registry
         )
+        self._calls = Counter(
+            "magic_toolbox_calls_total", "Call records taken over from hosts, each once", registry=self.registry
+        )
+        self._calls_refused = Counter(
+            "magic_toolbox_calls_refused_total",
+            "Call records that are not kept, by reason: clock, unreadable or data",
+            ("reason",),
+            registry=self.registry,
+        )
         self._leader = Gauge("magic_toolbox_leader", "1 while this process leads", registry=self.registry)
         self._objects = Gauge("magic_toolbox_objects", "Objects known, by kind", ("kind",), registry=self.registry)
 
@@ -95,6 +148,18 @@ class Metrics:
     def watch_event(self, kind: str) -> None:
         """A watch delivered an event."""
         self._events.labels(kind).inc()
+
+    def calls_added(self, number: int) -> None:
+        """Call records were taken over."""
+        self._calls.inc(number)
+
+    def calls_refused(self, reason: str, number: int) -> None:
+        """Call records were not acceptable."""
+        self._calls_refused.labels(reason).inc(number)
+
+    def watch_pulls(self, pulls: Callable[[], Iterable[Pulled]]) -> None:
+        """Read how the pulling of call records is whenever metrics are read."""
+        self.registry.register(_Pulls(pulls))
 
     def event_dropped(self) -> None:
         """A Kubernetes Event was given up."""

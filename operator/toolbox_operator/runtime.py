@@ -94,6 +94,12 @@ class Timings:
     """The watch of the operator's own Lease may be silent for so long."""
     watch_missed: float = 60.0
     """A watch may lag behind a complete list for so long."""
+    calls_idle: float = 10.0
+    """Between two looks for call records at a host that had none."""
+    calls_active: float = 2.0
+    """The same at a host that had some."""
+    usage_shown: float = 60.0
+    """A connection's status says at most this often how much it is used."""
 
 
 @dataclass(frozen=True, slots=True)

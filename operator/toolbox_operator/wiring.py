@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from toolbox_operator.kube.recorder import Recorder
 from toolbox_operator.kube.rest import KubeRest, collection_path
 from toolbox_operator.kube.watch import Watches
 from toolbox_operator.measured import MeasuredHost
-from toolbox_operator.metrics import Metrics
+from toolbox_operator.metrics import Metrics, Pulled
 from toolbox_operator.reconcile.connection import ConnectionReconciler
 from toolbox_operator.reconcile.context import Context, Reconciler
 from toolbox_operator.reconcile.controller import RECONCILE_DEADLINE, Controller
@@ -33,6 +33,7 @@ from toolbox_operator.reconcile.mcpserver import MCPServerReconciler
 from toolbox_operator.reconcile.queue import Queues, WorkQueue
 from toolbox_operator.reconcile.relations import host_share
 from toolbox_operator.reconcile.toolbox import ToolboxReconciler
+from toolbox_operator.reconcile.usage import Accounting, UsageBook
 from toolbox_operator.runtime import Clock, Settings
 from toolbox_operator.store.api import Live, Record
 from toolbox_operator.store.none import NoRecord
@@ -81,6 +82,7 @@ class Leader:
     ) -> None:
         timings = settings.timings
         self._timings = timings
+        self._clock = clock
         self._elector = elector
         self._rest = rest
         self._record = record
@@ -103,13 +105,16 @@ class Leader:
                 for kind in Kind
             }
         )
+        usage = UsageBook(self.queues, clock, timings.usage_shown)
         self.hosts = Hosts(
             leadership=elector,
             queue=self.queues,
             clock=clock,
             timings=timings,
             connect=MeasuredHost.connect(elector, timings, metrics),
+            calls=Accounting(record, usage, metrics),
         )
+        self.cache.listen(usage.changed)
         index = Index()
         self.cache.listen(index.changed)
         self.cache.listen(FanOut(self.queues, index).changed)
@@ -120,6 +125,7 @@ class Leader:
             index=index,
             hosts=self.hosts,
             store=record,
+            usage=usage,
             events=self.recorder,
             leadership=elector,
             queue=self.queues,
@@ -158,6 +164,14 @@ class Leader:
                 running=lambda queue=queue: queue.running,
             )
             self._metrics.watch_objects(kind, lambda kind=kind: cache.count(kind))
+        self._metrics.watch_pulls(self._pulls)
+
+    def _pulls(self) -> Iterator[Pulled]:
+        now = self._clock.monotonic()
+        for key, pull in self.hosts.pulls().items():
+            view = pull.view
+            age = None if view.pulled is None else now - view.pulled
+            yield Pulled(str(key), age, view.dropped, view.supported)
 
     def _stuck(self) -> str | None:
         oldest = max((controller.oldest() for controller in self._controllers), default=0.0)
@@ -314,5 +328,5 @@ async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 def open_record(settings: Settings, elector: Elector, clock: Clock, metrics: Metrics) -> Record:
     """The record, if there is a database to keep it in. Doesn't connect yet."""
     if settings.database_url is None:
-        return NoRecord()
+        return NoRecord(clock)
     return SqlStore(settings.database_url, elector.owner, elector, clock, registry=metrics.registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -85,6 +86,30 @@ def test_an_idle_system_writes_nothing_but_the_lease(world: World) -> None:
 
     settled = after_renewals(2)
     assert after_renewals(4) == settled
+
+
+def test_an_agents_calls_become_rows_and_show_in_the_status_of_its_connection(world: World) -> None:
+    secret, before = connection_secret(world), datetime.now(UTC).replace(microsecond=0)
+    assert "calls" not in world.status(CONNECTION)
+    assert "round trip" in world.call(secret, "echo", ECHO).text
+    assert world.refusal(secret, "get-env", {}) is not None, "the server's deny list"
+    asked = """
+        SELECT k.tool, k.outcome, a.name, i.name, k.bytes_in > 0, k.bytes_out > 0 FROM agent_mcp_calls k
+        JOIN agents a ON a.id = k.agent_id JOIN account_tool_instances i ON i.id = k.instance_id
+        JOIN agent_mcp_connections c ON c.id = k.connection_id
+        WHERE c.name = 'research-bot-everything' ORDER BY k.created_at"""
+    expected = [
+        ("echo", "ok", "research-bot", "everything", True, True),
+        ("get-env", "denied", "research-bot", "everything", True, True),
+    ]
+    assert until("rows", lambda: world.rows(asked), lambda rows: len(rows) == 2, seconds=60) == expected
+    # At once if both came in one batch; what came after the first waits for its minute.
+    status = until("shown", lambda: world.status(CONNECTION), lambda now: now.get("calls") == 2, seconds=90)
+    assert before <= datetime.fromisoformat(status["lastUsedTime"]) <= datetime.now(UTC)
+    shown = world.stack.parts.cluster.kubectl("get", "amc", "-A").splitlines()
+    assert "LAST USED" in shown[0]
+    counted = "SELECT calls FROM agent_mcp_usage u JOIN agent_mcp_connections c ON c.id = u.connection_id"
+    assert world.rows(f"{counted} WHERE c.name = 'research-bot-everything'") == [(2,)]
 
 
 def test_a_container_removed_by_hand_comes_back(world: World) -> None:

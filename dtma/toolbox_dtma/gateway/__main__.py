@@ -13,7 +13,9 @@ def run() -> int:
     """Parse the command line and run until told to stop. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="toolbox_dtma.gateway", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="gateway.json, as `toolbox-dtma init` wrote it")
-    return main(parser.parse_args().config)
+    parser.add_argument("--check", action="store_true", help="only say what is wrong with settings and certificate")
+    options = parser.parse_args()
+    return main(options.config, check_only=options.check)
 
 
 if __name__ == "__main__":

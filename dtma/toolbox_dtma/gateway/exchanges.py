@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from enum import Enum
 
+from toolbox_dtma.gateway.limits import Bounds
+from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 
 _LONGEST_TIMER = 3600.0
@@ -20,6 +22,7 @@ class Cause(Enum):
     REVOKED = "revoked"
     NO_POLICY = "no-policy"
     STOPPING = "stopping"
+    TIMEOUT = "call-timeout"
 
 
 class Exchange:
@@ -32,9 +35,31 @@ class Exchange:
         """Whether bytes of an answer may already be on their way."""
         self.listening = False
         """Whether it is a stream that ends only when somebody closes it."""
+        self.calls: Observer = UNMEASURED
+        """Who wants to know how its calls end."""
         self._transport = transport
         self._task = task
         self.timer: asyncio.TimerHandle | None = None
+        self.bounds: Bounds | None = None
+        """Of a connection with limits, once the request is let in."""
+        self.deserted = False
+        """Whether the client went away without having taken the whole answer."""
+        self.cut: str | None = None
+        """Reason for which the answer was broken off, if the connection's limits are why."""
+        self._ending: asyncio.TimerHandle | None = None
+
+    def bind(self, bounds: Bounds) -> None:
+        """Take over what is left of the limits; the place among the running requests goes back at the end."""
+        self.bounds = bounds
+        if bounds.ends_at is not None:
+            self._ending = asyncio.get_running_loop().call_at(bounds.ends_at, self.abort, Cause.TIMEOUT)
+
+    def unbind(self) -> Bounds | None:
+        """Give up what `bind` took over, to somebody who goes on with it."""
+        if self._ending is not None:
+            self._ending.cancel()
+        bounds, self.bounds = self.bounds, None
+        return bounds
 
     @property
     def task(self) -> asyncio.Task[object]:
@@ -56,6 +81,8 @@ class Exchanges:
         self._unix = unix_clock
         self._by_connection: defaultdict[str, set[Exchange]] = defaultdict(set)
         self.count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextmanager
     def enter(self, admitted: Admitted, transport: asyncio.Transport | None) -> Generator[Exchange]:
@@ -67,16 +94,26 @@ class Exchanges:
         members = self._by_connection[admitted.grant.uid]
         members.add(exchange)
         self.count += 1
+        self._idle.clear()
         self._arm(exchange)
         try:
             yield exchange
         finally:
             self.count -= 1
+            if not self.count:
+                self._idle.set()
             members.discard(exchange)
             if not members:
                 self._by_connection.pop(admitted.grant.uid, None)
             if exchange.timer is not None:
                 exchange.timer.cancel()
+            bounds = exchange.unbind()
+            if bounds is not None:
+                bounds.release()
+
+    async def ended(self) -> None:
+        """Return once nothing is in flight."""
+        await self._idle.wait()
 
     def recheck(self, connections: Iterable[str], state: PolicyState) -> list[asyncio.Task[object]]:
         """Abort what the policy in force no longer admits. Returns the tasks that are ending."""

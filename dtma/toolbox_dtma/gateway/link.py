@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway.exchanges import Cause, Exchanges
+from toolbox_dtma.gateway.reporting import Reporter
 from toolbox_dtma.gateway.state import PolicyOutOfOrder, PolicyState
 from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_WORKER,
     Ack,
+    CallsTaken,
     Delta,
     Hello,
     Message,
@@ -24,6 +26,7 @@ from toolbox_dtma.link.messages import (
     ProbeRequest,
     ProbeResult,
     Snapshot,
+    Vitals,
 )
 
 CONNECT_SECONDS = 2.0
@@ -33,6 +36,7 @@ CLOSING_SECONDS = 1.0
 FIRST_BACK_OFF = 0.05
 LONGEST_BACK_OFF = 1.0
 MAX_PROBES = 4
+VITALS_SECONDS = 5.0
 
 Prober = Callable[[ProbeRequest], Awaitable[ProbeResult]]
 _Closing = tuple[int, list[asyncio.Task[object]]]
@@ -50,6 +54,8 @@ class Link:
         state: PolicyState,
         exchanges: Exchanges,
         prober: Prober,
+        reporter: Reporter,
+        vitals: Callable[[], Vitals],
         log: FilteringBoundLogger,
     ):
         self._socket = socket
@@ -58,6 +64,8 @@ class Link:
         self._state = state
         self._exchanges = exchanges
         self._prober = prober
+        self._reporter = reporter
+        self._vitals = vitals
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True
@@ -90,7 +98,11 @@ class Link:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection from hello to its end."""
         closing: asyncio.Queue[_Closing] = asyncio.Queue()
-        helpers = {asyncio.create_task(self._acknowledge(closing, writer))}
+        helpers = {
+            asyncio.create_task(self._acknowledge(closing, writer)),
+            asyncio.create_task(self._report(writer)),
+            asyncio.create_task(self._tell_vitals(writer)),
+        }
         try:
             await self._send(writer, Hello(worker=self._worker, pid=self._pid, revision=self._state.revision))
             if not self._connected:
@@ -137,6 +149,8 @@ class Link:
                 closing.put_nowait((applied.revision, ending))
         elif isinstance(message, Ping):
             await self._send(writer, Pong(nonce=message.nonce))
+        elif isinstance(message, CallsTaken):
+            self._reporter.taken(message.stream, message.batch)
         else:
             task = asyncio.create_task(self._probe(message, writer))
             helpers.add(task)
@@ -157,6 +171,16 @@ class Link:
                 writer.close()
                 return
 
+    async def _tell_vitals(self, writer: asyncio.StreamWriter) -> None:
+        """Tell now and then how this worker fares."""
+        while True:
+            await asyncio.sleep(VITALS_SECONDS)
+            try:
+                await self._send(writer, self._vitals())
+            except (OSError, TimeoutError):
+                writer.close()
+                return
+
     async def _probe(self, request: ProbeRequest, writer: asyncio.StreamWriter) -> None:
         async with self._probes:
             result = await self._prober(request)
@@ -165,8 +189,18 @@ class Link:
         except (OSError, TimeoutError):
             writer.close()
 
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        """Tell of calls."""
+        try:
+            await self._reporter.run(lambda frame: self._write(writer, frame))
+        except (OSError, TimeoutError):
+            writer.close()
+
     async def _send(self, writer: asyncio.StreamWriter, message: Message) -> None:
-        """Send one frame. Raises `OSError` or `TimeoutError`."""
-        writer.write(encode_frame(message))
+        """Send one message. Raises `OSError` or `TimeoutError`."""
+        await self._write(writer, encode_frame(message))
+
+    async def _write(self, writer: asyncio.StreamWriter, frame: bytes) -> None:
+        writer.write(frame)
         async with asyncio.timeout(SEND_SECONDS):
             await writer.drain()

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from toolbox_dtma.gateway import strictjson
-from toolbox_dtma.gateway.methods import KNOWN_REQUESTS, VERSION_META
+from toolbox_dtma.gateway.methods import KNOWN_REQUESTS, TRACE_META, VERSION_META
 from toolbox_dtma.gateway.skimming import Document, Found, Members, Steps, Want
 from toolbox_dtma.gateway.strictjson import NotJson, Repeated
 
@@ -58,7 +58,7 @@ class RpcMessage:
     method: str
     """Empty for a response."""
     params: Mapping[str, Any] | None
-    """None where `params` is absent or not an object."""
+    """None where `params` is absent or not an object. Of a large body only what policy and records look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ _PARAMS = Want(
     {
         **dict.fromkeys(PROTECTED),
         "ref": Want(dict.fromkeys(("type", "name", "uri"))),
-        "_meta": Want({VERSION_META: None}),
+        "_meta": Want({VERSION_META: None, TRACE_META: None}),
         "notifications": Want({"resourceSubscriptions": Want(elements=MAX_SUBSCRIPTIONS + 1)}),
     },
     check=is_unambiguous,

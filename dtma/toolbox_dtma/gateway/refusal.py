@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 from typing import Any
 
 from aiohttp import web
 
-from toolbox_dtma.gateway.parsing import RpcId
+from toolbox_dtma.gateway.parsing import Body, Kind, RpcId
 from toolbox_dtma.gateway.policy import METHOD_NOT_FOUND, Denial
 
 SERVER_ERROR = -32000
@@ -41,16 +44,50 @@ class Refusal(Exception):
         """A refusal with one JSON-RPC error."""
         return cls(status, reason, rpc_error(code, message, id), headers)
 
+    @cached_property
+    def body(self) -> bytes:
+        """The body of the HTTP answer."""
+        return json.dumps(self.payload, separators=(",", ":")).encode()
+
     def response(self) -> web.Response:
         """The HTTP answer, which no cache may keep."""
-        body = json.dumps(self.payload, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json", "Cache-Control": "no-store", **self.headers}
-        return web.Response(status=self.status, body=body, headers=headers)
+        return web.Response(status=self.status, body=self.body, headers=headers)
 
 
-def rpc_error(code: int, message: str, id: RpcId = None) -> dict[str, Any]:
+def rpc_error(code: int, message: str, id: RpcId = None, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One JSON-RPC error message."""
-    return {"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}
+    error = {"code": code, "message": message, **({} if data is None else {"data": data})}
+    return {"jsonrpc": "2.0", "id": id, "error": error}
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """To whom an answer of the gateway itself is addressed, and in which era's way."""
+
+    ids: tuple[RpcId, ...] = ()
+    """Of every request; without any there is nobody to address an error to."""
+    batch: bool = False
+    modern: bool = False
+    """Whether of a revision without handshake."""
+
+    @classmethod
+    def of(cls, body: Body, *, modern: bool) -> Asker:
+        """Who sent this body."""
+        ids = tuple(message.id for message in body.messages if message.kind is Kind.REQUEST)
+        return cls(ids, body.batch, modern)
+
+    def refusal(self, status: int, reason: str, message: str, *, wait: float | None = None) -> Refusal:
+        """A refusal with code -32000. `wait`: seconds after which the client may try again.
+
+        `status` is for 2026-07-28 and for what is no request; before, requests are answered with 200.
+        """
+        data, headers = None, {}
+        if wait is not None:
+            data, headers = {"retryAfterMs": max(ceil(wait * 1000), 1)}, {"Retry-After": str(max(ceil(wait), 1))}
+        errors = [rpc_error(SERVER_ERROR, message, id, data) for id in self.ids or (None,)]
+        answered = 200 if self.ids and not self.modern else status
+        return Refusal(answered, reason, errors if self.batch and self.ids else errors[0], headers)
 
 
 def denied(denials: Sequence[Denial], *, batch: bool, modern: bool) -> Refusal:

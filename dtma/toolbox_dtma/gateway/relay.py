@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
+from toolbox_dtma.gateway.accounting import cancelled_outcome
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
 from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
+from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
+from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
@@ -22,6 +26,8 @@ from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.gateway.upstream.connection import Answer
 from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
+from toolbox_dtma.link.messages import GrantPolicy
+from toolbox_dtma.wire import CallOutcome
 
 CALL_IDLE_SECONDS = 900.0
 """Longest silence of a server within the answer to a POST."""
@@ -31,7 +37,8 @@ WRITE_STALL_SECONDS = 120.0
 """Longest time a client may take to accept bytes."""
 DETACHED_SECONDS = 600.0
 """How long a call runs on after its client hung up."""
-MAX_DETACHED = 256
+MAX_DETACHED = 64
+"""Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
 WHOLE_BYTES = 64 * 1024
 """Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
 
@@ -72,14 +79,16 @@ class Relay:
         self._exchanges = exchanges
         self._stepper = stepper
         self._unix = unix_clock
-        self._detached: set[asyncio.Task[None]] = set()
+        self._detached: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
     async def run(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> web.StreamResponse:
         """Send the call and answer the client. Raises `Refusal` while nothing was answered yet."""
         upstream = self._send(call)
         detached = False
         try:
-            return await self._answer(request, exchange, call, upstream)
+            response = await self._answer(request, exchange, call, upstream)
+            detached = exchange.deserted and self._detach(exchange, call, upstream)
+            return response
         except asyncio.CancelledError:
             detached = self._detach(exchange, call, upstream)
             raise
@@ -87,6 +96,10 @@ class Relay:
             raise unavailable("connect", "The server does not accept connections now", call.id) from None
         except UpstreamError as error:
             raise bad_gateway(error.reason, "The server broke off its answer", call.id) from None
+        except AnswerTooLarge:
+            if exchange.bounds is None:
+                raise
+            raise exchange.bounds.too_large() from None
         finally:
             if not detached:
                 upstream.close()
@@ -109,8 +122,12 @@ class Relay:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
         if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
+        most = _most(exchange)
+        if most is not None and (upstream.length or 0) > most:
+            raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
+        exchange.calls.answering(status, kind)
         if kind == "text/event-stream":
             return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
@@ -141,19 +158,33 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
-        first = await upstream.read()
+        calls = exchange.calls
+        read = _reader(upstream, exchange)
+        first = await read()
+        calls.body(first)
         if upstream.at_eof:
+            calls.complete()
+            calls.sent(len(first))
             return web.Response(status=upstream.status, headers=headers, body=first or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         response.content_length = upstream.length
         exchange.started = True
-        await response.prepare(request)
         try:
+            await response.prepare(request)
             await _write(response, first)
-            while chunk := await upstream.read():
+            calls.sent(len(first))
+            while chunk := await read():
+                calls.body(chunk)
                 await _write(response, chunk)
-        except (UpstreamError, ConnectionError, TimeoutError):
+                calls.sent(len(chunk))
+            calls.complete()
+        except UpstreamError as error:
+            calls.broke(error)
             _cut(request)
+        except (ConnectionError, TimeoutError):
+            _desert(request, exchange)
+        except AnswerTooLarge:
+            _cut(request, exchange)
         return response
 
     async def _filtered(
@@ -166,17 +197,22 @@ class Relay:
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
         """Read a whole answer and pass on what policy shows of it."""
-        raw = bytearray()
-        while chunk := await upstream.read():
-            raw += chunk
-            if len(raw) > MAX_EVENT_BYTES:
+        calls = exchange.calls
+        held = bytearray()
+        read = _reader(upstream, exchange)
+        while chunk := await read():
+            held += chunk
+            if len(held) > MAX_EVENT_BYTES:
                 raise bad_gateway("undecidable", "The server's answer is too large to be filtered", call.id)
+        raw = bytes(held)
+        calls.body(raw)
+        calls.complete()
         if not raw:
             return web.Response(status=upstream.status, headers=headers)
         try:
             if kind != "application/json":
                 raise Undecidable("not JSON by its type")
-            body = await self._shown(exchange, bytes(raw))
+            body = await self._shown(exchange, raw)
         except Undecidable:
             if upstream.status < 400:
                 raise bad_gateway("undecidable", "The server's answer cannot be filtered", call.id) from None
@@ -188,6 +224,7 @@ class Relay:
             )
         headers = {**headers, "Content-Type": "application/json"}
         if len(body) <= WHOLE_BYTES:
+            calls.sent(len(body))
             return web.Response(status=upstream.status, headers=headers, body=body)
         # Written while the exchange is known, so that a slow client is bounded and a revocation cuts it.
         response = web.StreamResponse(status=upstream.status, headers=headers)
@@ -196,8 +233,11 @@ class Relay:
         await response.prepare(request)
         try:
             for start in range(0, len(body), WHOLE_BYTES):
-                await _write(response, body[start : start + WHOLE_BYTES])
-        except (UpstreamError, ConnectionError, TimeoutError):
+                piece = body[start : start + WHOLE_BYTES]
+                await _write(response, piece)
+                calls.sent(len(piece))
+        except (UpstreamError, ConnectionError, TimeoutError) as error:
+            calls.broke(error)
             _cut(request)
         return response
 
@@ -229,17 +269,25 @@ class Relay:
     ) -> web.StreamResponse:
         """Pass events on with ids of this session, held and filtered while policy is restricted."""
         session = upstream.headers.get(SESSION, call.session or "")
+        read = _reader(upstream, exchange)
         rewriter = SseRewriter(EventIds(lambda: self._state.sessions, call.binding, session).wrap)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         exchange.started = True
-        await response.prepare(request)
         try:
-            while chunk := await upstream.read():
+            await response.prepare(request)
+            while chunk := await read():
                 out = await self._rewritten(exchange, rewriter, chunk)
                 if out:
                     await _write(response, out)
-        except (UpstreamError, ConnectionError, TimeoutError, EventTooLarge, Undecidable):
+                    exchange.calls.sent(len(out))
+            exchange.calls.complete()
+        except (UpstreamError, EventTooLarge, Undecidable) as error:
+            exchange.calls.broke(error)
             _cut(request)
+        except (ConnectionError, TimeoutError):
+            _desert(request, exchange)
+        except AnswerTooLarge:
+            _cut(request, exchange)
         if rewriter.unterminated:
             _cut(request)
         return response
@@ -255,49 +303,101 @@ class Relay:
                 shown = await self._shown(exchange, piece.data)
                 # Line breaks in JSON are only ever white space, and would end the data line.
                 parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
+            exchange.calls.event(piece)
         return b"".join(parts)
 
     def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:
         """Let the call run on after its client hung up, if it may. Returns whether it does."""
-        if not call.survives or exchange.aborted is not None or len(self._detached) >= MAX_DETACHED:
+        grant = exchange.admitted.grant
+        if not call.survives or exchange.aborted is not None or not self._may_detach(grant):
             return False
-        task = asyncio.create_task(self._finish(exchange.admitted, upstream))
-        self._detached.add(task)
-        task.add_done_callback(self._detached.discard)
+        bounds = exchange.unbind()
+        calls, exchange.calls = exchange.calls, UNMEASURED
+        task = asyncio.create_task(self._finish(exchange.admitted, bounds, upstream, calls))
+        self._detached[grant.uid].add(task)
+        task.add_done_callback(lambda done: self._finished(grant.uid, done))
+        # Also of a task that is cancelled before its first step.
+        task.add_done_callback(lambda _: calls.settle(CallOutcome.CANCELLED))
+        if bounds is not None:
+            task.add_done_callback(lambda _: bounds.release())
         return True
 
-    async def _finish(self, admitted: Admitted, upstream: Answer) -> None:
+    def _may_detach(self, grant: GrantPolicy) -> bool:
+        # Where a limit bounds what runs, closing one call to make room would free its place by a hang-up.
+        bounded_by_limit = grant.limits is not None and grant.limits.concurrent_calls is not None
+        return bounded_by_limit or len(self._detached.get(grant.uid, ())) < MAX_DETACHED
+
+    def _finished(self, uid: str, task: asyncio.Task[None]) -> None:
+        self._detached[uid].discard(task)
+        if not self._detached[uid]:
+            del self._detached[uid]
+
+    async def _finish(self, admitted: Admitted, bounds: Bounds | None, upstream: Answer, calls: Observer) -> None:
         """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
         grant = admitted.grant
         with self._exchanges.enter(admitted, None) as exchange:
+            if bounds is not None:
+                exchange.bind(bounds)
             # A revocation may have come between the hang-up and the first step of this task.
             if self._state.still_admitted(grant.uid, admitted.digest, grant.instance) is None:
                 exchange.abort(Cause.REVOKED)
             try:
                 async with asyncio.timeout(DETACHED_SECONDS):
                     await upstream.head()
-                    while await upstream.read():
+                    read = _reader(upstream, exchange)
+                    while await read():
                         pass
-            except (UpstreamError, TimeoutError, asyncio.CancelledError):
-                # Ended by the server, by time or by revocation: there is nobody left to tell.
-                return
+                calls.settle(CallOutcome.DETACHED)
+            except (UpstreamError, TimeoutError):
+                # Ended by the server or by time: there is nobody left to tell.
+                calls.settle(CallOutcome.DETACHED)
+            except AnswerTooLarge:
+                calls.settle(CallOutcome.LIMITED)
+            except asyncio.CancelledError:
+                # Revoked, out of time, or the worker stops.
+                calls.settle(cancelled_outcome(exchange))
             finally:
                 upstream.close()
 
     async def close(self) -> None:
         """End what still runs on."""
-        for task in tuple(self._detached):
+        running = [task for tasks in self._detached.values() for task in tasks]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._detached, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(WRITE_STALL_SECONDS):
-        await response.write(data)
+    # In pieces: what a slow client leaves of a large write would lie encrypted in memory, more than once.
+    for start in range(0, len(data), WHOLE_BYTES):
+        async with asyncio.timeout(WRITE_STALL_SECONDS):
+            await response.write(data[start : start + WHOLE_BYTES])
 
 
-def _cut(request: web.BaseRequest) -> None:
-    """Close the client's connection so that it cannot take what it got for the whole."""
+def _most(exchange: Exchange) -> int | None:
+    """Bytes that an answer's body may have."""
+    return None if exchange.bounds is None else exchange.bounds.max_response_bytes
+
+
+def _reader(upstream: Answer, exchange: Exchange) -> Callable[[], Awaitable[bytes]]:
+    """What reads the body, within what it may have."""
+    most = _most(exchange)
+    return upstream.read if most is None else bounded(upstream.read, most)
+
+
+def _cut(request: web.BaseRequest, exchange: Exchange | None = None) -> None:
+    """Close the client's connection so that it cannot take what it got for the whole.
+
+    `exchange`: of one that was cut for the size of its answer.
+    """
+    if exchange is not None:
+        exchange.cut = RESPONSE_SIZE
     transport = request.transport
     if transport is not None:
         transport.abort()
+
+
+def _desert(request: web.BaseRequest, exchange: Exchange) -> None:
+    """The client hung up, which only a write told, or takes nothing any more, which is no better."""
+    exchange.deserted = True
+    _cut(request)

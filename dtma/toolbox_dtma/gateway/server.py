@@ -9,7 +9,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from structlog.typing import FilteringBoundLogger
 
-from toolbox_dtma.gateway import parsing
+from toolbox_dtma.gateway import limits, parsing
+from toolbox_dtma.gateway.accounting import Meter
 from toolbox_dtma.gateway.admission import Ask, admit
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
@@ -23,18 +24,26 @@ from toolbox_dtma.gateway.policy import (
     decide,
     needs_filter,
 )
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, denied, unauthorized, unavailable
+from toolbox_dtma.gateway.refusal import (
+    SERVER_ERROR,
+    SESSION_NOT_FOUND,
+    Asker,
+    Refusal,
+    denied,
+    unauthorized,
+    unavailable,
+)
 from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Call, Relay
 from toolbox_dtma.gateway.sessions import Binding
-from toolbox_dtma.gateway.settings import MAX_REQUEST_BYTES
 from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.state import PolicyState, Target
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.throttle import FailureThrottle
+from toolbox_dtma.wire import GrantLimits
+from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
 
 BODY_SECONDS = 30.0
 """Longest time a request body may take to arrive."""
-_LISTENING_METHODS = frozenset({"subscriptions/listen"})
 
 
 class Gateway:
@@ -47,6 +56,8 @@ class Gateway:
         relay: Relay,
         throttle: FailureThrottle,
         stepper: Stepper,
+        counts: limits.Counting,
+        meter: Meter,
         log: FilteringBoundLogger,
     ):
         self._state = state
@@ -54,6 +65,8 @@ class Gateway:
         self._relay = relay
         self._throttle = throttle
         self._stepper = stepper
+        self._counts = counts
+        self._meter = meter
         self._log = log
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -62,6 +75,7 @@ class Gateway:
         try:
             return await self._handle(request, note)
         except Refusal as refusal:
+            self._meter.refused(refusal.reason)
             self._log.info(
                 "refused",
                 status=refusal.status,
@@ -77,31 +91,42 @@ class Gateway:
             # The worker's boundary: one broken request must not end the connection without an answer. The text
             # of the exception is left out, since it may quote the request.
             frames = traceback.format_tb(error.__traceback__)[-6:]
+            self._meter.refused("internal")
             self._log.error("failed", error=type(error).__name__, frames=frames, **note)
             return Refusal.rpc(500, "internal", SERVER_ERROR, "Internal error of the gateway").response()
 
     async def _handle(self, request: web.BaseRequest, note: dict[str, str]) -> web.StreamResponse:
+        begun = self._meter.now()
         ask = Ask(request.method, request.raw_path, request.headers, request.remote or "")
         admitted = admit(ask, self._state, self._throttle)
         note.update(connection=admitted.grant.uid, instance=admitted.grant.instance)
         transport = request.transport
-        with self._exchanges.enter(admitted, transport) as exchange:
+        with self._exchanges.enter(admitted, transport) as exchange, self._meter.settling(exchange):
             try:
                 if request.method == "POST":
-                    call = await self._post_call(request, exchange, note)
+                    call = await self._post_call(request, exchange, note, begun)
                 else:
-                    call = self._plain_call(request, exchange)
+                    call = self._plain_call(request, exchange, begun)
                 return await self._relay.run(request, exchange, call)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
+                if exchange.aborted is Cause.TIMEOUT and exchange.started:
+                    exchange.cut = limits.TIMEOUT
                 if exchange.aborted is None or exchange.started or task is None:
                     raise
                 task.uncancel()
+                if exchange.aborted is Cause.TIMEOUT and exchange.bounds is not None:
+                    raise exchange.bounds.too_slow() from None
                 if exchange.aborted is Cause.REVOKED:
                     raise unauthorized() from None
                 raise unavailable(exchange.aborted.value, "The gateway cannot go on with this; try again") from None
+            finally:
+                if exchange.cut is not None:
+                    self._log.info("cut", reason=exchange.cut, http_method=request.method, **note)
 
-    async def _post_call(self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str]) -> Call:
+    async def _post_call(
+        self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str], begun: float
+    ) -> Call:
         headers = request.headers
         try:
             parsing.check_content(headers.getall("Content-Type", []), headers.getall("Content-Encoding", []))
@@ -109,6 +134,7 @@ class Gateway:
             body = parsing.parse_body(raw) if is_quick(raw) else await self._stepper.run(parsing.parse_in_steps(raw))
         except BodyRefused as refused:
             raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
+        self._meter.begin(exchange, body, size=len(raw), begun=begun, headers=headers)
         first = body.messages[0]
         id_: RpcId = None if body.batch else first.id
         note["method"] = "batch" if body.batch else first.method if first.method in KNOWN_REQUESTS else "other"
@@ -119,14 +145,20 @@ class Gateway:
             modern = check_routing(body, routing)
         except HeaderMismatch as mismatch:
             raise Refusal.rpc(400, "headers", mismatch.code, str(mismatch), id=id_) from None
+        set_limits = exchange.admitted.grant.limits
+        if set_limits is not None:
+            limits.check_size(set_limits, len(raw), Asker.of(body, modern=modern))
         target = self._target(exchange, id_)
         binding, session = self._session(request, exchange, target, id_)
         self._check_policy(body, exchange, modern=modern)
-        exchange.listening = first.method in _LISTENING_METHODS
+        exchange.listening = limits.is_listening(body)
+        up = self._headers(request, exchange, target, session, id_)
+        if set_limits is not None:
+            self._let_in(exchange, set_limits, limits.Load.of(body), Asker.of(body, modern=modern), begun)
         return Call(
             method="POST",
             target=target,
-            headers=self._headers(request, exchange, target, session, id_),
+            headers=up,
             body=raw,
             id=id_,
             binding=binding,
@@ -136,16 +168,20 @@ class Gateway:
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
         )
 
-    def _plain_call(self, request: web.BaseRequest, exchange: Exchange) -> Call:
+    def _plain_call(self, request: web.BaseRequest, exchange: Exchange, begun: float) -> Call:
         """GET, DELETE and OPTIONS: no body goes up."""
         target = self._target(exchange, None)
         binding, session = self._session(request, exchange, target, None)
         exchange.listening = request.method == "GET"
         last_event = self._last_event(request, binding, session) if exchange.listening else None
+        up = self._headers(request, exchange, target, session, None, last_event)
+        set_limits = exchange.admitted.grant.limits
+        if set_limits is not None:
+            self._let_in(exchange, set_limits, limits.Load(listening=exchange.listening), Asker(), begun)
         return Call(
             method=request.method,
             target=target,
-            headers=self._headers(request, exchange, target, session, None, last_event),
+            headers=up,
             body=None,
             id=None,
             binding=binding,
@@ -154,6 +190,14 @@ class Gateway:
             survives=False,
             idle_seconds=STREAM_IDLE_SECONDS if exchange.listening else CALL_IDLE_SECONDS,
         )
+
+    def _let_in(
+        self, exchange: Exchange, set_limits: GrantLimits, load: limits.Load, asker: Asker, begun: float
+    ) -> None:
+        """Count it, now that nothing but the server is left to refuse it. Raises `Refusal`."""
+        grant = exchange.admitted.grant
+        arrived = asyncio.get_running_loop().time() - (self._meter.now() - begun)
+        exchange.bind(limits.let_in(self._counts, grant, set_limits, load, asker, arrived=arrived))
 
     def _target(self, exchange: Exchange, id: RpcId) -> Target:
         target = self._state.target(exchange.admitted.grant.instance)

@@ -21,7 +21,7 @@ class FailureThrottle:
 
     def failed(self, address: str) -> float | None:
         """Count one failure. Returns seconds to wait if this source had too many, else None."""
-        source = _source(address)
+        source = source_of(address)
         now = self._monotonic()
         level, since = self._sources.pop(source, (float(self._burst), now))
         level = min(float(self._burst), level + (now - since) * self._rate)
@@ -32,9 +32,13 @@ class FailureThrottle:
         return (1 - level) / self._rate if refused else None
 
 
-def _source(address: str) -> str:
+def source_of(address: str) -> str:
+    """The address, for IPv6 its /64: what one party has."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        # How a socket on `::` shows IPv4 clients: all of them in one /64.
+        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address

@@ -16,7 +16,11 @@ class FrameError(Exception):
 
 def encode_frame(message: Message) -> bytes:
     """One frame. Raises `FrameError` above 1 MiB."""
-    payload = message.model_dump_json(exclude_defaults=False).encode()
+    return encode_payload(message.model_dump_json(exclude_defaults=False).encode())
+
+
+def encode_payload(payload: bytes) -> bytes:
+    """One frame of a message that is JSON already. Raises `FrameError` above 1 MiB."""
     if len(payload) > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(payload)) + payload

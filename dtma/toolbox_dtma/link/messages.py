@@ -7,11 +7,14 @@ revision once every request it handles from then on obeys it.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from toolbox_dtma.wire import Credential, Expose, HostConfig, ProbeReport
+from toolbox_dtma.link.calls import MAX_ENTRIES, CallEntry, Count, Dropped, Refusals
+from toolbox_dtma.wire import Credential, Expose, GrantLimits, HostConfig, ProbeReport
+from toolbox_dtma.wire.base import absent
 
 LINK_VERSION = 1
 MAX_FRAME_BYTES = 1024 * 1024
@@ -67,6 +70,7 @@ class GrantPolicy(BaseModel):
     server_expose: Expose
     expose: Expose
     expires_at: datetime | None = None
+    limits: Annotated[GrantLimits | None, Field(exclude_if=absent)] = None
 
 
 class SigningKey(BaseModel):
@@ -174,8 +178,63 @@ class ProbeResult(Message):
     """Nothing listens on the port: the TCP connection was refused."""
 
 
-ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest, Field(discriminator="kind")]
-ToDtma = Annotated[Hello | Ack | Pong | ProbeResult, Field(discriminator="kind")]
+class Calls(Message):
+    """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
+    lost connection it sends the same again under the same number."""
 
-TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest] = TypeAdapter(ToWorker)
-TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult] = TypeAdapter(ToDtma)
+    kind: Literal["calls"] = "calls"
+    stream: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Names the row of batches; outlives the worker's process."""
+    batch: Count
+    """Counts up within the stream."""
+    calls: Annotated[tuple[CallEntry, ...], Field(max_length=MAX_ENTRIES)] = ()
+    dropped: Dropped = {}
+    """Calls for whose record there was no room, by connection."""
+    lost: Count = 0
+    """Calls of which nothing is known any more: they ran when a worker was killed."""
+    refusals: Refusals = {}
+    """Requests that the gateway answered by itself, by reason."""
+
+
+class CallsTaken(Message):
+    """Answer to `Calls`: it is on disk, or counted as dropped, and need not be kept."""
+
+    kind: Literal["calls-taken"] = "calls-taken"
+    stream: str
+    batch: int
+
+
+class Cut(StrEnum):
+    """Why a client's connection was refused or ended, beside what its requests are refused for."""
+
+    TOTAL = "total"
+    """All connections of the worker are taken."""
+    SOURCE = "source"
+    """All connections of this source are taken."""
+    DESCRIPTORS = "descriptors"
+    """The worker had no file descriptor left."""
+    HANDSHAKE = "handshake"
+    """TLS failed or took too long."""
+    HEAD_SLOW = "head-slow"
+    HEAD_LARGE = "head-large"
+    STALLED = "stalled"
+    """It did not take its answer."""
+
+
+class Vitals(Message):
+    """How a worker fares. Sent now and then; `cuts` counts since the last one."""
+
+    kind: Literal["vitals"] = "vitals"
+    connections: Annotated[int, Field(ge=0)]
+    cuts: dict[Cut, Annotated[int, Field(ge=0)]] = {}
+    certificate_expires: float | None = None
+    """Unix time; None over plain HTTP."""
+    certificate_refused: bool = False
+    """Whether the certificate's files hold a pair that cannot be used."""
+
+
+ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest | CallsTaken, Field(discriminator="kind")]
+ToDtma = Annotated[Hello | Ack | Pong | ProbeResult | Calls | Vitals, Field(discriminator="kind")]
+
+TO_WORKER: TypeAdapter[Snapshot | Delta | Ping | ProbeRequest | CallsTaken] = TypeAdapter(ToWorker)
+TO_DTMA: TypeAdapter[Hello | Ack | Pong | ProbeResult | Calls | Vitals] = TypeAdapter(ToDtma)

@@ -36,6 +36,7 @@ def policy_of(uid: str, grant: Grant) -> GrantPolicy:
         server_expose=grant.server_expose,
         expose=grant.expose,
         expires_at=grant.expires_at,
+        limits=grant.limits,
     )
 
 

@@ -19,6 +19,7 @@ from toolbox_dtma.metrics import CONTENT_TYPE
 from toolbox_dtma.wire import (
     EPOCH_HEADER,
     OWNER_HEADER,
+    CallBatch,
     DesiredInstance,
     Grant,
     GrantList,
@@ -219,6 +220,13 @@ async def _event_stream(host: Service, owner: str, start: int) -> AsyncGenerator
 
 def _sse(boot_id: int, event: Event) -> str:
     return f"id: {boot_id}:{event.seq}\nevent: {event.kind}\ndata: {event.data}\n\n"
+
+
+@router.get("/v2/calls", response_model=CallBatch)
+async def calls(host: Host, reader: Reading, after: Annotated[str | None, Query(max_length=64)] = None) -> Response:
+    """Call records of the owner's connections, oldest first; asking with a batch's cursor acknowledges it."""
+    content = await host.calls.read(reader, after)
+    return Response(content, media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 @router.get("/healthz")

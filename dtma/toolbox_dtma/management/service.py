@@ -11,8 +11,10 @@ from pathlib import Path
 import structlog
 
 from toolbox_dtma import __version__
+from toolbox_dtma.certificates import Notice, PairFiles
 from toolbox_dtma.engine.api import Engine, EngineUnavailable
 from toolbox_dtma.link.messages import Change
+from toolbox_dtma.management.calls import CallLog
 from toolbox_dtma.management.events import EventLog
 from toolbox_dtma.management.grants import Grants
 from toolbox_dtma.management.instances import Instances
@@ -58,7 +60,7 @@ class Service:
         timings: Timings,
         bounds: Bounds,
         clock: Callable[[], float],
-        certificate_expiry: float = 0.0,
+        certificate: PairFiles,
     ):
         """`clock` gives monotonic seconds. Nothing runs before `run()`."""
         self.state = state
@@ -66,12 +68,13 @@ class Service:
         self.bounds = bounds
         self.metrics = Metrics()
         self._engine = engine
-        self._certificate_expiry = certificate_expiry
+        self._certificate = certificate
         self._sighted = asyncio.Event()
         self._gateway_available = True
         self.ready = asyncio.Event()
         self.owners = Owners(state)
         self.events = EventLog(state.boot_id, max_events=bounds.event_count, max_bytes=bounds.event_bytes)
+        self.calls = CallLog(state=state, owners=self.owners, bounds=bounds, metrics=self.metrics.calls)
         self.policy = PolicyServer(
             keyring=state.keyring.keyring,
             first_revision=state.boot_id * REVISIONS_PER_BOOT,
@@ -85,6 +88,8 @@ class Service:
             bounds=bounds,
             clock=clock,
             observe_ack=self.metrics.ack,
+            take_calls=self.calls.take,
+            observe_cuts=self.metrics.cuts,
         )
         self._keys = Keys(state, self.policy, timings)
         revocations = Revocations(self.policy)
@@ -103,7 +108,7 @@ class Service:
             clock=clock,
             wake_prober=self._woken,
         )
-        self.metrics.expose(self._gauges)
+        self.metrics.expose(self._gauges, state.instances)
 
     def _woken(self) -> None:
         if not self.instances.unseen:
@@ -121,6 +126,7 @@ class Service:
         """Converge, push policy and probe until cancelled. Sets `ready` when callers may be served."""
         if self.state.config is not None:
             self.policy.publish(Change(config=self.state.config.config))
+        await self.calls.load()
         await self.grants.load()
         self.instances.load()
         try:
@@ -133,6 +139,8 @@ class Service:
                 group.create_task(self._prober.run(self.instances), name="prober")
                 group.create_task(self._follow_gateway(), name="gateway")
                 group.create_task(self._keys.run(), name="keys")
+                group.create_task(self.calls.run(), name="calls")
+                group.create_task(self._follow_certificate(), name="certificate")
                 await listening.wait()
                 self.ready.set()
         finally:
@@ -159,6 +167,16 @@ class Service:
                 await self._sighted.wait()
         except TimeoutError:
             log.warning("the engine has not shown every instance yet; going on", unseen=len(self.instances.unseen))
+
+    async def _follow_certificate(self) -> None:
+        """Take up what whoever renews the certificate puts in its place."""
+        while True:
+            await asyncio.sleep(self.timings.certificate_poll)
+            notice = self._certificate.poll()
+            if notice is Notice.REFUSED:
+                log.warning(notice.value, why=self._certificate.refused)
+            elif notice is not None:
+                log.info(notice.value, in_use_until=self._certificate.pair.expires.isoformat())
 
     async def _follow_gateway(self) -> None:
         """Tell owners when agents cannot reach anything any more, and when they can again."""
@@ -220,6 +238,8 @@ class Service:
         )
 
     def _gauges(self) -> Gauges:
+        vitals = self.policy.vitals
+        expiries = [each.certificate_expires for each in vitals if each.certificate_expires is not None]
         return Gauges(
             phases=tally(self.instances.phases()),
             grants=len(self.state.grants),
@@ -229,5 +249,11 @@ class Service:
             workers_current=self.policy.workers_current,
             tombstones=len(self.state.tombstones),
             boot_id=self.state.boot_id,
-            certificate_expiry=self._certificate_expiry,
+            calls_held=self.calls.held,
+            calls_dropped=self.calls.dropped,
+            certificate_expiry=self._certificate.pair.expires.timestamp(),
+            certificate_refused=self._certificate.refused is not None,
+            gateway_connections=sum(each.connections for each in vitals),
+            gateway_certificate_expiry=min(expiries, default=None),
+            gateway_certificate_refused=any(each.certificate_refused for each in vitals),
         )

@@ -20,7 +20,10 @@ from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_DTMA,
     Ack,
+    Calls,
+    CallsTaken,
     Change,
+    Cut,
     Delta,
     Hello,
     KeyRing,
@@ -28,6 +31,7 @@ from toolbox_dtma.link.messages import (
     Pong,
     ProbeRequest,
     ProbeResult,
+    Vitals,
 )
 from toolbox_dtma.policy.contents import Contents, split
 from toolbox_dtma.policy.members import Members
@@ -42,6 +46,10 @@ TICK = 0.05
 
 PINGS = 3
 """Unanswered pings, spread over `Timings.silence`, after which a worker is silent."""
+
+
+TakeCalls = Callable[[Calls, Callable[[], None]], None]
+"""Takes what a worker tells of calls, and calls back once it need not be kept there."""
 
 
 class AckPending(Exception):
@@ -66,6 +74,8 @@ class PolicyServer:
         bounds: Bounds,
         clock: Callable[[], float],
         observe_ack: Callable[[float], None],
+        take_calls: TakeCalls,
+        observe_cuts: Callable[[Cut, int], None],
     ):
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
         self.contents = Contents(keyring)
@@ -79,6 +89,8 @@ class PolicyServer:
         self._bounds = bounds
         self._clock = clock
         self._observe_ack = observe_ack
+        self._take_calls = take_calls
+        self._observe_cuts = observe_cuts
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
         self._workers: set[Worker] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -104,6 +116,11 @@ class PolicyServer:
     def workers_current(self) -> int:
         """Connected workers that acknowledged the present revision."""
         return sum(member.acked >= self.revision for member in self._members.connected)
+
+    @property
+    def vitals(self) -> tuple[Vitals, ...]:
+        """What each connected worker said last about itself, where one has."""
+        return tuple(worker.vitals for worker in self._workers if worker.vitals is not None)
 
     def in_force(self, revision: int, *, somewhere: bool) -> bool:
         """Whether no worker acts on anything older; with `somewhere`, also whether one acts on it at all."""
@@ -248,7 +265,7 @@ class PolicyServer:
             worker.fail_probes()
             self._due.set()
 
-    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult) -> None:
+    def _heard(self, worker: Worker, message: Hello | Ack | Pong | ProbeResult | Calls | Vitals) -> None:
         worker.unanswered = 0
         match message:
             case Ack():
@@ -263,8 +280,24 @@ class PolicyServer:
                 future = worker.probes.pop(message.probe, None)
                 if future is not None and not future.done():
                     future.set_result(message)
+            case Calls():
+                self._members.heard(worker.member)
+                if worker.telling:
+                    raise FrameError("calls were told before the last ones were acknowledged")
+                worker.telling = True
+                self._take_calls(message, lambda: self._taken(worker, message))
+            case Vitals():
+                self._members.heard(worker.member)
+                worker.vitals = message
+                for reason, number in message.cuts.items():
+                    self._observe_cuts(reason, number)
             case Hello():
                 raise FrameError("a second hello")
+
+    @staticmethod
+    def _taken(worker: Worker, message: Calls) -> None:
+        worker.telling = False
+        worker.send(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
 
     # ----------------------------------------------------------------- probes
     async def probe(self, *, address: str, port: int, path: str) -> ProbeResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from toolbox_dtma.link.messages import ProbeResult
+from toolbox_dtma.link.messages import ProbeResult, Vitals
 from toolbox_dtma.policy.members import Member
 
 log = structlog.get_logger("toolbox_dtma.policy")
@@ -27,8 +27,12 @@ class Worker:
     """Bytes it may leave unread before it is disconnected."""
     asked_at: float
     """When it was last asked for a sign of life, in monotonic seconds."""
+    vitals: Vitals | None = None
+    """What it said last about itself."""
     unanswered: int = 0
     """So often in a row without an answer."""
+    telling: bool = False
+    """Whether a message about calls has yet to be acknowledged to it."""
     probes: dict[int, asyncio.Future[ProbeResult]] = field(default_factory=dict[int, "asyncio.Future[ProbeResult]"])
 
     def send(self, frame: bytes) -> None:

@@ -90,6 +90,17 @@ class GrantRecord(Record):
     grant: Grant
 
 
+class DepartedRecord(Record):
+    """`departed/<connection UID>.json`: whose calls these were, for records that come after the grant has gone."""
+
+    uid: str
+    owner: str
+    namespace: str
+    agent: str
+    instance: str
+    departed_at: datetime
+
+
 class TombstoneRecord(Record):
     """`tombstones/<kind>-<uid>.json`: an object that was deleted and must not come back by a late request."""
 

@@ -25,6 +25,7 @@ from toolbox_dtma.state.files import (
 from toolbox_dtma.state.records import (
     BootRecord,
     ConfigRecord,
+    DepartedRecord,
     GrantRecord,
     HostRecord,
     InstanceRecord,
@@ -38,6 +39,10 @@ from toolbox_dtma.state.records import (
 
 MAX_TOMBSTONES = 10_000
 TOMBSTONE_LIFETIME = timedelta(days=7)
+
+DEPARTED_LIFETIME = timedelta(hours=1)
+"""How long after a grant's end records of its calls may still come: they wait at a gateway while DTMA is away."""
+MAX_DEPARTED = 1_000
 
 Kind = Literal["instance", "grant"]
 R = TypeVar("R", bound=Record)
@@ -97,13 +102,14 @@ class State:
         if not (folder / "host.json").exists():
             raise NotInitialised(folder)
         remove_leftovers(folder)
-        for name in ("owners", "instances", "probed", "grants", "tombstones"):
+        for name in ("owners", "instances", "probed", "grants", "departed", "tombstones"):
             ensure_folder(folder / name)
         self.host = read_record(folder / "host.json", HostRecord)
         self.keyring = read_record(folder / "keyring.json", KeyRingRecord)
         self.owners = self._load("owners", OwnerRecord, lambda record: record.owner)
         self.instances = self._load("instances", InstanceRecord, lambda record: record.id)
         self.grants = self._load("grants", GrantRecord, lambda record: record.uid)
+        self.departed = self._load("departed", DepartedRecord, lambda record: record.uid)
         self.probed = self._load("probed", ProbedRecord, None)
         buried = self._load(
             "tombstones", TombstoneRecord, lambda record: tombstone_key(record.kind, record.owner, record.uid)
@@ -212,8 +218,29 @@ class Commit:
         await self._put("grants", record.uid, record, self._state.grants)
 
     async def drop_grant(self, uid: str) -> None:
-        """Forget a grant."""
+        """Forget a grant, but for a while not whose calls are those of its connection."""
+        held = self._state.grants.get(uid)
+        if held is not None:
+            departed = DepartedRecord(
+                uid=uid,
+                owner=held.owner,
+                namespace=held.grant.namespace,
+                agent=held.grant.agent,
+                instance=held.grant.instance,
+                departed_at=self._state.now(),
+            )
+            await self._put("departed", uid, departed, self._state.departed)
         await self._drop("grants", uid, self._state.grants)
+        await self._forget_departed()
+
+    async def _forget_departed(self) -> None:
+        by_age = sorted(self._state.departed.values(), key=lambda record: record.departed_at)
+        surplus = len(by_age) - MAX_DEPARTED
+        limit = self._state.now() - DEPARTED_LIFETIME
+        for index, record in enumerate(by_age):
+            if index >= surplus and record.departed_at > limit:
+                return
+            await self._drop("departed", record.uid, self._state.departed)
 
     async def put_config(self, record: ConfigRecord) -> None:
         """Replace the gateway's configuration."""

@@ -34,6 +34,7 @@ from toolbox_dtma.wire.instances import (
     ToolSummary,
     Transport,
 )
+from toolbox_dtma.wire.limits import GrantLimits
 from toolbox_dtma.wire.problems import HTTP_STATUS, Problem, ProblemCode
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "Expose",
     "GatewayFacts",
     "Grant",
+    "GrantLimits",
     "GrantList",
     "GrantProgrammed",
     "GrantReport",

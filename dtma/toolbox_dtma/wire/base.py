@@ -2,6 +2,9 @@
 
 Requests forbid unknown members, so that nothing a caller asks for is silently ignored. Answers ignore
 them, so that an operator keeps working with a newer host.
+
+A member that a request gains later is left out of its JSON, and so of its hash, while it has its default
+(`exclude_if`): a host that does not know it is told nothing new, and both sides compute the same hash.
 """
 
 from __future__ import annotations
@@ -45,6 +48,11 @@ class Answer(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, hide_input_in_errors=True
     )
+
+
+def absent(value: object) -> bool:
+    """For `exclude_if`: whether an optional member has its default."""
+    return value is None
 
 
 def canonical_hash(model: BaseModel) -> str:

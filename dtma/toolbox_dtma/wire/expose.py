@@ -52,13 +52,25 @@ class NameFilter(Request):
         return self.allow == ("*",) and not self.deny
 
 
+def _hides_nothing(names: NameFilter) -> bool:
+    return names.unrestricted
+
+
+_LaterFilter = Annotated[NameFilter, Field(exclude_if=_hides_nothing)]
+"""Older hosts know `tools` only."""
+
+
 class Expose(Request):
-    """What a server or a connection exposes. Absent means everything."""
+    """What a server or a connection exposes. Absent means everything.
+
+    >>> Expose(prompts=NameFilter(deny=("x",))).model_dump().keys() - Expose().model_dump().keys()
+    {'prompts'}
+    """
 
     tools: NameFilter = NameFilter()
-    resources: NameFilter = NameFilter()
+    resources: _LaterFilter = NameFilter()
     """By URI; templates by their `uriTemplate`."""
-    prompts: NameFilter = NameFilter()
+    prompts: _LaterFilter = NameFilter()
 
 
 def allowed_by_all(filters: Iterable[NameFilter], name: str) -> bool:

@@ -15,8 +15,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid
+from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid, absent
 from toolbox_dtma.wire.expose import Expose
+from toolbox_dtma.wire.limits import GrantLimits
 
 
 class Credential(Request):
@@ -44,6 +45,8 @@ class Grant(Request):
     server_expose: Expose = Expose()
     expose: Expose = Expose()
     expires_at: datetime | None = None
+    limits: Annotated[GrantLimits | None, Field(exclude_if=absent)] = None
+    """None for no limits: a host of before limits is not told of them."""
 
 
 class GrantReport(Answer):

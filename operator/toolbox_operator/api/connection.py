@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from toolbox_operator.api.conditions import Conditions
-from toolbox_operator.api.mcpserver import Expose
-from toolbox_operator.api.meta import ApiModel, StatusModel, Text256, Text1024
+from toolbox_operator.api.mcpserver import Expose, MemoryQuantity
+from toolbox_operator.api.meta import ApiModel, Duration, StatusModel, Text256, Text1024
 from toolbox_operator.api.refs import DnsLabel, DnsSubdomain, NamespacedRef
 
 TIMESTAMP_PATTERN = (
@@ -44,6 +44,21 @@ class AgentRef(ApiModel):
     """Name of the agent."""
 
 
+class ConnectionLimits(ApiModel):
+    """How much of the server the connection may take. What is absent is bounded by the gateway alone."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=600_000)] | None = None
+    """HTTP requests in any 60 seconds, a batch counted by its messages; no limit when absent."""
+    concurrent_calls: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Requests in flight, streams that are listened to left out; no limit when absent."""
+    max_request_bytes: MemoryQuantity | None = None
+    """Largest request body, like 64Ki; 4Mi when absent, which is also the most. At least 1Ki."""
+    max_response_bytes: MemoryQuantity | None = None
+    """Largest answer, event streams included, like 10Mi; no limit when absent. At least 1Ki."""
+    call_timeout: Duration | None = None
+    """Longest time from a request to the end of its answer, like 30s or 5m; no limit when absent. 1s to 1h."""
+
+
 class AgentMCPConnectionSpec(ApiModel):
     """Who connects to what, and how much of it."""
 
@@ -55,6 +70,8 @@ class AgentMCPConnectionSpec(ApiModel):
     """Whether the connection works; false cuts it off, running sessions included."""
     expose: Expose = Expose()
     """What this connection may use of what the server exposes: it narrows, never widens. Default: everything."""
+    limits: ConnectionLimits = ConnectionLimits()
+    """How much of the server the connection may take. Default: no limits of its own."""
     expires_at: Timestamp | None = None
     """When the connection ends; never when absent."""
     secret_name: DnsSubdomain | None = None
@@ -103,5 +120,9 @@ class AgentMCPConnectionStatus(StatusModel):
     """Name of the Secret that holds the agent's URL and token."""
     tools: Annotated[int, Field(ge=0)] | None = None
     """How many tools the connection may use."""
+    calls: Annotated[int, Field(ge=0)] | None = None
+    """Tool calls made with it since it was created, refused ones included; absent before the first."""
+    last_used_time: AwareDatetime | None = None
+    """When the newest of these calls began, by the host's clock."""
     observed_generation: Annotated[int, Field(ge=0)] = 0
     """The metadata.generation this status was written for."""

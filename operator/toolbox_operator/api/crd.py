@@ -130,6 +130,8 @@ DEFINITIONS: tuple[Definition, ...] = (
             Column("Agent", ".spec.agent.name", description="The agent that connects"),
             Column("Server", ".spec.serverRef.name", description="The MCPServer it connects to"),
             Column("Tools", ".status.tools", "integer", description="Tools the connection may use"),
+            Column("Last used", ".status.lastUsedTime", "date", description="How long ago its newest call began"),
+            Column("Calls", ".status.calls", "integer", wide=True, description="Tool calls since it was created"),
             Column("Secret", ".status.secretName", wide=True, description="Secret with the agent's URL and token"),
             Column("Expires", ".spec.expiresAt", wide=True, description="When the connection ends"),
             _REASON,

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from toolbox_operator.api.quantity import DURATION_PATTERN
+
 GROUP = "magictoolbox.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -81,6 +83,10 @@ class StatusModel(BaseModel):
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
+
+
+Duration = Annotated[str, StringConstraints(min_length=2, max_length=16, pattern=DURATION_PATTERN)]
+"""Hours, minutes and seconds, like 40s or 1h30m."""
 
 
 def clip(limit: int) -> BeforeValidator:

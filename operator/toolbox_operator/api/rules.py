@@ -79,6 +79,8 @@ HTTP_PATH = "^/([A-Za-z0-9._~!$&()*+,;=:@-]+/)*([A-Za-z0-9._~!$&()*+,;=:@-]+)?$"
 MIN_LEASE, MAX_LEASE = "20s", "1h"
 MIN_MEMORY, MAX_MEMORY = "6Mi", "1024Ti"
 MIN_CPU, MAX_CPU = "10m", "1000"
+MIN_BODY, MAX_REQUEST, MAX_RESPONSE = "1Ki", "4Mi", "1Ti"
+MIN_CALL, MAX_CALL = "1s", "1h"
 
 
 def _matches(pattern: str) -> tuple[str, Callable[[Any], bool]]:
@@ -235,6 +237,24 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
             current=lambda body: secret_name(body["metadata"]["name"], body["spec"].get("secretName")),
             accepted=lambda resolved: resolved.secret_name,
             field="spec.secretName",
+        ),
+        Rule(
+            path="spec.limits.maxRequestBytes",
+            cel=_quantity_cel(MIN_BODY, MAX_REQUEST),
+            message=f"choose a size from {MIN_BODY} to {MAX_REQUEST}, the most that the gateway takes of anybody",
+            predicate=_between(parse_memory, MIN_BODY, MAX_REQUEST),
+        ),
+        Rule(
+            path="spec.limits.maxResponseBytes",
+            cel=_quantity_cel(MIN_BODY, MAX_RESPONSE),
+            message=f"choose a size from {MIN_BODY} to {MAX_RESPONSE}, or leave it out for no limit",
+            predicate=_between(parse_memory, MIN_BODY, MAX_RESPONSE),
+        ),
+        Rule(
+            path="spec.limits.callTimeout",
+            cel=_duration_cel(MIN_CALL, MAX_CALL),
+            message=f"choose a duration from {MIN_CALL} to {MAX_CALL}, or leave it out for no limit",
+            predicate=_between(parse_duration, MIN_CALL, MAX_CALL),
         ),
     ),
 }

@@ -8,13 +8,11 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from toolbox_operator.api.conditions import Conditions
-from toolbox_operator.api.meta import ApiModel, StatusModel, Text64, Text256
-from toolbox_operator.api.quantity import DURATION_PATTERN
+from toolbox_operator.api.meta import ApiModel, Duration, StatusModel, Text64, Text256
 from toolbox_operator.api.refs import KeyRef, Sharing
 
 # The form is a rule, not a pattern: its message is one a person can act on.
 HttpsUrl = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Duration = Annotated[str, StringConstraints(min_length=2, max_length=16, pattern=DURATION_PATTERN)]
 
 
 class ToolboxSpec(ApiModel):

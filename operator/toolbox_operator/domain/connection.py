@@ -15,7 +15,9 @@ from toolbox_operator.api.rules import secret_name
 from toolbox_operator.domain.hold import Hold, stalled_by, waits_for
 from toolbox_operator.domain.host import HostView
 from toolbox_operator.domain.inputs import wire_expose
+from toolbox_operator.domain.limits import wire_limits
 from toolbox_operator.domain.server import permitted
+from toolbox_operator.domain.usage import Use
 from toolbox_operator.domain.values import server_url, target
 
 _NONE: Final = NameFilter(allow=())
@@ -30,6 +32,8 @@ class ConnectionObserved:
     server: ServerObject | None
     toolbox: ToolboxObject | None
     host: HostView | None
+    use: Use | None = None
+    """What status may say of its use now; None: what it says already."""
 
     @property
     def held(self) -> GrantReport | None:
@@ -171,6 +175,7 @@ def grant(seen: ConnectionObserved, spec: AgentMCPConnectionSpec, credentials: t
         server_expose=wire_expose(server_expose) if server_expose is not None else _NOTHING,
         expose=wire_expose(spec.expose),
         expires_at=spec.expires_at,
+        limits=wire_limits(spec.limits),
     )
 
 

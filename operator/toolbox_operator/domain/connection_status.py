@@ -25,6 +25,7 @@ from toolbox_operator.domain.conditions import (
 from toolbox_operator.domain.connection import ConnectionObserved, denied, secret_of, server_missing, tool_count
 from toolbox_operator.domain.hold import Hold
 from toolbox_operator.domain.policy import Next
+from toolbox_operator.domain.usage import grown, shown_use
 from toolbox_operator.domain.values import target
 
 
@@ -44,6 +45,8 @@ class Programming:
 
     progress: Progress
     message: str = ""
+    refused: bool = False
+    """Whether the host refuses it, rather than has yet to do it."""
 
 
 _OPEN: Final = "Every gateway worker accepts it."
@@ -114,7 +117,7 @@ def open_status(
     ]
     phase = ConnectionPhase.PENDING
     if programming.progress is not Progress.DONE:
-        wanted.append(no(ConditionType.READY, _reason(programming), programming.message))
+        wanted.append(no(ConditionType.READY, pending_reason(programming), programming.message))
     elif seen.host is not None and seen.host.gateway_down:
         message = "No gateway worker runs on the server's host: it cannot be called until one does."
         wanted.append(no(ConditionType.READY, Reason.GATEWAY_UNAVAILABLE, message))
@@ -179,14 +182,17 @@ def _accepted() -> Wanted:
     return yes(ConditionType.ACCEPTED, Reason.ACCEPTED, "The server accepts connections of this namespace.")
 
 
-def _reason(programming: Programming) -> Reason:
-    return Reason.REVOCATION_PENDING if programming.progress is Progress.REVOKING else Reason.ACK_PENDING
+def pending_reason(programming: Programming) -> Reason:
+    """Why it is not in force. That something may still be accepted comes first."""
+    if programming.progress is Progress.REVOKING:
+        return Reason.REVOCATION_PENDING
+    return Reason.HOST_REJECTED if programming.refused else Reason.ACK_PENDING
 
 
 def _programmed(programming: Programming, done: str) -> list[Wanted]:
     if programming.progress is Progress.DONE:
         return [yes(ConditionType.PROGRAMMED, Reason.PROGRAMMED, done)]
-    reason = _reason(programming)
+    reason = pending_reason(programming)
     return [
         no(ConditionType.PROGRAMMED, reason, programming.message),
         reconciling(reason, programming.message),
@@ -218,6 +224,7 @@ def _status(
             secret_name=secret_of(connection, spec),
         )
         tools = tool_count(seen, spec)
+    use = grown(shown_use(before), seen.use)
     return AgentMCPConnectionStatus(
         phase=phase,
         conditions=stamp(before.conditions, wanted, connection.generation, now),
@@ -227,5 +234,7 @@ def _status(
         endpoint=seen.url or before.endpoint,
         secret_name=resolved.secret_name if resolved is not None else before.secret_name,
         tools=tools,
+        calls=use.calls if use is not None else before.calls,
+        last_used_time=use.last if use is not None else before.last_used_time,
         observed_generation=connection.generation,
     )

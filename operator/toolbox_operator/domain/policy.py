@@ -6,6 +6,7 @@ Both tables are total over their enums (a test holds them to it): a code that th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -13,6 +14,17 @@ from typing import Final
 from toolbox_dtma.wire import InstanceReason, ProblemCode
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.mcpserver import MCPServerPhase
+
+_UNKNOWN_FIELD = re.compile(r"(?:^|; )body\.([A-Za-z.]+): Extra inputs are not permitted")
+
+
+def unknown_fields(detail: str) -> tuple[str, ...]:
+    """The fields that a host, by what it says of a request, does not know. Every version of DTMA says it so.
+
+    >>> unknown_fields("body.limits: Extra inputs are not permitted; body.name: String should have at most 63")
+    ('limits',)
+    """
+    return tuple(_UNKNOWN_FIELD.findall(detail))
 
 
 class Next(StrEnum):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from toolbox_dtma.wire import (
+    CallBatch,
     DeletedInstance,
     DesiredInstance,
     GatewayFacts,
@@ -94,12 +95,28 @@ class HostEvent:
     """Where to resume after this event."""
 
 
+@dataclass(frozen=True, slots=True)
+class PulledCalls:
+    """A batch of call records as it came."""
+
+    batch: CallBatch
+    unreadable: int = 0
+    """Records of it that could not be read, and are not among its items."""
+
+
 class WatchableHost(Host, Protocol):
     """A host that can also be listed and watched: what the registry keeps one of per Toolbox."""
 
     async def list_instances(self) -> InstanceList: ...
     def watch(self, cursor: str) -> AsyncGenerator[HostEvent]:
         """Events after `cursor`; ends or raises `HostError` when the stream breaks or falls silent."""
+        ...
+
+    async def calls(self, after: str | None) -> PulledCalls:
+        """The records behind a batch's cursor, which acknowledges that batch; None: everything the host holds.
+
+        `HostProblem(NOT_FOUND)`: the host's agent is too old to keep any.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -19,6 +19,8 @@ from pydantic import BaseModel, ValidationError
 from toolbox_dtma.wire import (
     EPOCH_HEADER,
     OWNER_HEADER,
+    CallBatch,
+    CallRecord,
     DesiredInstance,
     Grant,
     GrantList,
@@ -39,6 +41,7 @@ from toolbox_operator.hosts.api import (
     HostUnauthorized,
     HostUnreachable,
     HostUntrusted,
+    PulledCalls,
 )
 from toolbox_operator.hosts.sse import EventStream
 from toolbox_operator.runtime import Fenced, Leadership, Timings
@@ -160,6 +163,9 @@ class HttpHost:
         except ValueError as error:
             raise HostUnreachable(f"the event stream is damaged: {error}") from error
 
+    async def calls(self, after: str | None) -> PulledCalls:
+        return _calls(await self._call("GET", "/v2/calls", params=None if after is None else {"after": after}))
+
     async def _remove(self, path: str, **identity: str) -> None:
         try:
             await self._mutate("DELETE", path, params=identity, patience=_REMOVAL_FACTOR)
@@ -271,6 +277,24 @@ def _parsed(model: type[ModelT], answer: Any) -> ModelT:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"]) or "the whole"
         raise HostUnreachable(f"the answer is not a valid {model.__name__} (at {where})") from error
+
+
+def _calls(answer: Any) -> PulledCalls:
+    """A batch without the records that cannot be read, of a newer host say: they would hold up the rest for ever."""
+    found = cast("dict[str, Any]", answer).get("items") if isinstance(answer, dict) else None
+    if not isinstance(found, list):
+        raise HostUnreachable("the answer is not a valid CallBatch (at items)")
+    items = cast("list[object]", found)
+    readable = [call for item in items if (call := _call_record(item)) is not None]
+    batch = _parsed(CallBatch, {**answer, "items": readable})
+    return PulledCalls(batch, unreadable=len(items) - len(readable))
+
+
+def _call_record(item: object) -> CallRecord | None:
+    try:
+        return CallRecord.model_validate(item)
+    except ValidationError:
+        return None
 
 
 def _problem(response: httpx.Response, payload: bytes) -> Exception:

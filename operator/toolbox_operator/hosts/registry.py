@@ -9,12 +9,13 @@ nothing but itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from toolbox_operator.api.meta import Key
 from toolbox_operator.domain.host import HostFailure, HostState, HostView
 from toolbox_operator.hosts.api import Host, HostSettings, HostUnreachable, WatchableHost
+from toolbox_operator.hosts.calls import CallPull, CallSink
 from toolbox_operator.hosts.client import HttpHost
 from toolbox_operator.hosts.contact import Contact
 from toolbox_operator.hosts.guard import GuardedHost
@@ -50,14 +51,18 @@ class Hosts:
         timings: Timings,
         connect: Connect | None = None,
         rng: random.Random | None = None,
+        calls: CallSink | None = None,
     ):
+        """`calls`: where the hosts' call records go; None: they stay on the hosts."""
         self._leadership = leadership
         self._queue = queue
         self._clock = clock
         self._timings = timings
         self._connect: Connect = connect or self._over_https
         self._rng = rng or random.Random()
+        self._calls = calls
         self._contacts: dict[Key, Contact] = {}
+        self._pulls: dict[Key, CallPull] = {}
         self._waiting: dict[Key, _Waiting] = {}
 
     async def ensure(self, key: Key, uid: str, settings: HostSettings, *, lease: float) -> HostView:
@@ -86,6 +91,16 @@ class Hosts:
             self._contacts[key] = contact
             self._waiting.pop(key, None)
             contact.start()
+            if self._calls is not None:
+                self._pulls[key] = pull = CallPull(
+                    contact,
+                    self._calls,
+                    leadership=self._leadership,
+                    clock=self._clock,
+                    timings=self._timings,
+                    rng=self._rng,
+                )
+                pull.start()
         elif contact.settings != settings:
             await contact.replace(settings, self._connect(settings))
         contact.lease = lease
@@ -126,6 +141,10 @@ class Hosts:
         """What is known of every host."""
         return {key: contact.view() for key, contact in self._contacts.items()}
 
+    def pulls(self) -> Mapping[Key, CallPull]:
+        """The pulling of call records, by Toolbox."""
+        return self._pulls
+
     def host(self, key: Key) -> Host:
         """The host to call. Raises `HostUnreachable` when there is no contact."""
         contact = self._contacts.get(key)
@@ -136,6 +155,8 @@ class Hosts:
     async def drop(self, key: Key) -> None:
         """Stop keeping contact. Nothing changes on the host."""
         self._waiting.pop(key, None)
+        if (pull := self._pulls.pop(key, None)) is not None:
+            await pull.aclose()
         contact = self._contacts.pop(key, None)
         if contact is not None:
             await contact.aclose()

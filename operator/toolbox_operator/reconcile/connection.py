@@ -26,6 +26,7 @@ from toolbox_operator.domain.connection_status import (
     closed_status,
     held_status,
     open_status,
+    pending_reason,
     was_programmed,
 )
 from toolbox_operator.domain.credential import Tokens, credentials, promote
@@ -41,6 +42,7 @@ from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import server_key
 from toolbox_operator.reconcile.report import explained, give_up, hold_of, leave, report
 from toolbox_operator.reconcile.rows import connection_row
+from toolbox_operator.reconcile.usage import shows_more
 from toolbox_operator.runtime import NOTHING, Outcome
 from toolbox_operator.store.api import agent_id
 
@@ -67,6 +69,7 @@ class ConnectionReconciler:
             self._gone(key)
             return NOTHING
         connection = parse_connection(body)
+        self._ctx.usage.come_back(connection.uid)
         seen = self._observe(connection)
         if connection.deleting:
             return await self._removal.remove(seen)
@@ -98,6 +101,7 @@ class ConnectionReconciler:
             server=server,
             toolbox=parse_toolbox(toolbox) if toolbox is not None else None,
             host=ctx.hosts.view(on) if on is not None else None,
+            use=ctx.usage.due(connection.uid),
         )
 
     async def _open(self, seen: ConnectionObserved, spec: AgentMCPConnectionSpec) -> Outcome:
@@ -215,14 +219,14 @@ class ConnectionReconciler:
             if hold.next is Next.STALLED:
                 await self._report(seen, held_status(seen, hold, self._ctx.clock.now(), self._agent(seen)))
                 give_up(hold, self._ctx.timings)
-            return Programming(pending, hold.message)
+            return Programming(pending, hold.message, refused=hold.reason == Reason.HOST_REJECTED)
         return Programming(Progress.DONE)
 
     def _wait(self, seen: ConnectionObserved, programming: Programming) -> None:
         """End with a retry while the host can be asked again; contact and acknowledgements requeue by themselves."""
         if seen.server is not None and not _in_contact(seen):
             return
-        reason = Reason.REVOCATION_PENDING if programming.progress is Progress.REVOKING else Reason.ACK_PENDING
+        reason = pending_reason(programming)
         give_up(waits_for(reason, programming.message, ConditionType.PROGRAMMED), self._ctx.timings)
 
     def _next(self, spec: AgentMCPConnectionSpec, tokens: Tokens) -> Outcome:
@@ -240,7 +244,9 @@ class ConnectionReconciler:
         return leave(hold, self._ctx.timings)
 
     async def _report(self, seen: ConnectionObserved, status: AgentMCPConnectionStatus) -> None:
-        await report(self._ctx, seen.connection, status)
+        written = await report(self._ctx, seen.connection, status)
+        if written and shows_more(seen.connection, seen.use):
+            self._ctx.usage.wrote(seen.connection.uid)
         row = connection_row(seen, status)
         if row is not None:
             self._ctx.store.submit(row)
@@ -270,5 +276,9 @@ def _may_revoke(seen: ConnectionObserved, tokens: Tokens) -> bool:
 
 
 def _ever_programmed(connection: ConnectionObject) -> bool:
-    """Whether status says that something of it was, or was about to be, in force."""
-    return find(connection.status.conditions, ConditionType.PROGRAMMED) is not None
+    """Whether status says that something of it was, or was about to be, in force.
+
+    A host that refused it holds nothing of it: where it held something, status speaks of the revocation.
+    """
+    condition = find(connection.status.conditions, ConditionType.PROGRAMMED)
+    return condition is not None and condition.reason != Reason.HOST_REJECTED

@@ -11,6 +11,7 @@ from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.kube.api import Kube
 from toolbox_operator.kube.events import Events
 from toolbox_operator.reconcile.index import Index
+from toolbox_operator.reconcile.usage import UsageBook
 from toolbox_operator.runtime import Clock, Leadership, Outcome, Requeue, Timings
 from toolbox_operator.store.api import Store
 
@@ -49,6 +50,7 @@ class Context:
     index: Index
     hosts: Hosts
     store: Store
+    usage: UsageBook
     events: Events
     leadership: Leadership
     queue: Requeue

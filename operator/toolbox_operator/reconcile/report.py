@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, NoReturn
 
+from toolbox_dtma.wire import ProblemCode
 from toolbox_operator.api.conditions import Condition, ConditionType, Reason
 from toolbox_operator.api.connection import AgentMCPConnectionStatus
 from toolbox_operator.api.mcpserver import MCPServerStatus
@@ -13,7 +14,7 @@ from toolbox_operator.api.parse import ConnectionObject, ServerObject, ToolboxOb
 from toolbox_operator.api.toolbox import ToolboxStatus
 from toolbox_operator.domain.conditions import find, is_true
 from toolbox_operator.domain.hold import Hold, waits_for
-from toolbox_operator.domain.policy import PROBLEMS, Next
+from toolbox_operator.domain.policy import PROBLEMS, Next, unknown_fields
 from toolbox_operator.hosts.api import HostError, HostProblem, HostUnauthorized, HostUnreachable, HostUntrusted
 from toolbox_operator.kube.api import KubeError, Refused
 from toolbox_operator.reconcile.context import Context
@@ -89,6 +90,9 @@ def hold_of(error: HostError, condition: ConditionType = ConditionType.DEPLOYED)
             if policy.next is Next.FENCED:
                 raise Fenced("another leader is ahead of us at a host") from error
             message = f"The host answered {code}: {detail.rstrip('.') or 'no details'}; {policy.advice}."
+            if code is ProblemCode.INVALID and (unknown := unknown_fields(detail)):
+                fields = ", ".join(unknown)
+                message = f"The host is too old to know {fields}: upgrade the host, or do without in the spec."
             return Hold(policy.next, condition, str(policy.reason), message)
         case HostUntrusted():
             return Hold(Next.WAITING, condition, Reason.HOST_TLS_FAILED, f"The host is not trusted: {error}.")

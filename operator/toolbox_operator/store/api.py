@@ -7,10 +7,14 @@ catches up. What is lost with the process is derived again from the cluster and 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
+from toolbox_dtma.wire import CallRecord
 from toolbox_operator.api.meta import Kind
+from toolbox_operator.domain.usage import Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,46 @@ class Store(Protocol):
         ...
 
 
+class Refusal(StrEnum):
+    """Why a call record is not kept."""
+
+    UNREADABLE = "unreadable"
+    """Not what this version knows as a call record."""
+    CLOCK = "clock"
+    """From a future day, or an earlier one than calls are kept: the host's clock is wrong, or it was away for long."""
+    DATA = "data"
+    """Not acceptable to PostgreSQL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What became of call records that the host may forget now."""
+
+    added: int = 0
+    """Those that were not known before."""
+    refused: Mapping[Refusal, int] = field(default_factory=dict[Refusal, int])
+    used: Mapping[str, Use] = field(default_factory=dict[str, Use])
+    """Of the connections that were called: all that was ever counted of them."""
+
+
 class Record(Store, Protocol):
     """The record as the process runs it."""
 
     @property
     def healthy(self) -> bool:
         """Whether what is submitted is being written; False is a degraded process, never a reason to stop."""
+        ...
+
+    async def keep_calls(self, calls: Sequence[CallRecord], shown: Mapping[str, int]) -> Kept | None:
+        """Keep call records, each once however often it comes. Returns when they are committed; None: they are not,
+        and have to come again.
+
+        `shown`: how many calls the status of each connection shows, below which no count starts.
+        """
+        ...
+
+    async def used(self) -> Mapping[str, Use] | None:
+        """All that was ever counted of this cluster's open connections; None when it cannot be told now."""
         ...
 
     async def run(self) -> None:

@@ -52,3 +52,10 @@ def classify(error: BaseException) -> Next:
         # A value that the driver cannot even send.
         return Next.REFUSE
     return Next.WAIT
+
+
+def brief(error: BaseException) -> str:
+    """The first line only: further ones quote the row."""
+    cause = getattr(error, "orig", None) or error
+    text = str(cause).strip() or type(cause).__name__
+    return text.splitlines()[0][:300]

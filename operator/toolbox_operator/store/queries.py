@@ -216,6 +216,53 @@ def insert_event() -> Insert:
     return insert(lifecycle_events).on_conflict_do_nothing(index_elements=[lifecycle_events.c.id])
 
 
+CALL_DAYS = text("SELECT sum(magic_toolbox.ensure_call_partitions(day, day)) FROM unnest(CAST(:days AS date[])) AS day")
+"""Partitions for these days, which need not follow each other."""
+
+INSERT_CALLS = text(
+    """
+WITH taken AS (
+    INSERT INTO magic_toolbox.agent_mcp_calls (id, created_at, connection_id, agent_id, instance_id, tool, outcome,
+        duration_ms, bytes_in, bytes_out, protocol_version, trace_id)
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS timestamptz[]), CAST(:connections AS uuid[]),
+        CAST(:agents AS uuid[]), CAST(:instances AS uuid[]), CAST(:tools AS text[]), CAST(:outcomes AS text[]),
+        CAST(:durations AS integer[]), CAST(:bytes_in AS bigint[]), CAST(:bytes_out AS bigint[]),
+        CAST(:versions AS text[]), CAST(:traces AS text[]))
+    ON CONFLICT (id, created_at) DO NOTHING
+    RETURNING connection_id, created_at
+), added AS (
+    SELECT connection_id, count(*) AS calls, max(created_at) AS last_used_at FROM taken GROUP BY connection_id
+), total AS (
+    INSERT INTO magic_toolbox.agent_mcp_usage AS known (connection_id, cluster_id, calls, last_used_at)
+    SELECT added.connection_id, :cluster_id, shown.calls + added.calls, added.last_used_at
+    FROM added JOIN unnest(CAST(:known AS uuid[]), CAST(:shown AS bigint[])) AS shown (connection_id, calls)
+        USING (connection_id)
+    ORDER BY added.connection_id
+    ON CONFLICT (connection_id) DO UPDATE SET
+        calls = greatest(excluded.calls, known.calls
+            + (SELECT added.calls FROM added WHERE added.connection_id = excluded.connection_id)),
+        last_used_at = greatest(known.last_used_at, excluded.last_used_at)
+    RETURNING connection_id, calls, last_used_at
+)
+SELECT total.connection_id, total.calls, total.last_used_at, added.calls AS added
+FROM total JOIN added USING (connection_id)
+"""
+)
+"""New calls into agent_mcp_calls, and their number on top of what agent_mcp_usage, or a status, says; answers the sums.
+
+What is known already is neither inserted nor counted, so that a batch may come any number of times."""
+
+USED = text(
+    "SELECT u.connection_id, u.calls, u.last_used_at FROM magic_toolbox.agent_mcp_usage u"
+    " JOIN magic_toolbox.agent_mcp_connections c ON c.id = u.connection_id"
+    " WHERE u.cluster_id = :cluster_id AND c.cluster_id = :cluster_id AND c.deleted_at IS NULL"
+)
+
+EXPIRED_EVENTS = text("SELECT id FROM magic_toolbox.lifecycle_events WHERE id < CAST(:bound AS uuid) LIMIT :limit")
+"""Ids of lifecycle events, of any cluster, from before the time that `bound` carries."""
+
+DELETE_EVENTS = text("DELETE FROM magic_toolbox.lifecycle_events WHERE id = ANY (CAST(:ids AS uuid[]))")
+
 LIMITS = text(
     "SELECT set_config('statement_timeout', :statement_timeout, true), set_config('lock_timeout', :lock_timeout, true),"
     " set_config('idle_in_transaction_session_timeout', :statement_timeout, true)"

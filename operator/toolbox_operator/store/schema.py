@@ -166,8 +166,8 @@ agent_mcp_calls = Table(
     "agent_mcp_calls",
     metadata,
     Column("id", _uuid(), nullable=False),
-    # The time within the id (UUIDv7), as a column because partitions and people need one. It follows from the
-    # id, so a record that is delivered twice meets its own key.
+    # When the call began, by the host's clock. The record carries it, so one that is delivered twice meets its own
+    # key.
     Column("created_at", _time(), nullable=False),
     Column("connection_id", _uuid(), nullable=False),
     Column("agent_id", _uuid(), nullable=False),
@@ -190,6 +190,15 @@ agent_mcp_calls = Table(
 )
 Index("agent_mcp_calls_connection_id_idx", agent_mcp_calls.c.connection_id, agent_mcp_calls.c.created_at)
 Index("agent_mcp_calls_instance_id_idx", agent_mcp_calls.c.instance_id, agent_mcp_calls.c.created_at)
+
+agent_mcp_usage = Table(
+    "agent_mcp_usage",
+    metadata,
+    Column("connection_id", _uuid(), primary_key=True),
+    Column("cluster_id", _uuid(), nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("last_used_at", _time(), nullable=False),
+)
 
 lifecycle_events = Table(
     "lifecycle_events",

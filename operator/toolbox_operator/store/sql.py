@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from toolbox_dtma.wire import CallRecord
 from toolbox_operator.api.meta import Kind as ObjectKind
+from toolbox_operator.domain.usage import Use
 from toolbox_operator.runtime import Clock, Leadership
 from toolbox_operator.store import queries
-from toolbox_operator.store.api import Live, Row
+from toolbox_operator.store.api import Kept, Live, Row
 from toolbox_operator.store.apply import write_changes, write_events, write_sweep
+from toolbox_operator.store.calls import CALLS_KEPT, CallKeeper
 from toolbox_operator.store.connect import engine_for
 from toolbox_operator.store.deadline import within
 from toolbox_operator.store.decide import Fence
-from toolbox_operator.store.errors import EXPECTED, OCCUPIED, SCHEMA_GONE, Next, classify, sqlstate_of
+from toolbox_operator.store.errors import EXPECTED, SCHEMA_GONE, Next, brief, classify, sqlstate_of
 from toolbox_operator.store.ids import uuid7
+from toolbox_operator.store.jobs import Away, Jobs
 from toolbox_operator.store.metrics import RecordMetrics
 from toolbox_operator.store.migrate import migrate
 from toolbox_operator.store.pending import Change, Event, Pending
 from toolbox_operator.store.records import Kind, canonical, records_of, storable
+from toolbox_operator.store.upkeep import Upkeep
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +61,13 @@ class Limits:
     """How often partitions are looked after and refused rows tried again."""
     partitions_ahead: int = 7
     """Days."""
-    calls_kept: int = 90
+    calls_kept: int = CALLS_KEPT
     """Days that calls are kept, besides today."""
+    events_kept: int = 90
+    """Days that lifecycle events are kept, besides today."""
+    events_at_once: int = 1000
+    event_batches: int = 50
+    """Of old lifecycle events in one round; the rest goes in the next, so that rows never wait for long."""
 
 
 DEFAULTS = Limits()
@@ -87,6 +96,8 @@ class SqlStore:
         self._rng = rng or random.Random()
         self._pending = Pending(limits.events)
         self._wake = asyncio.Event()
+        self._jobs = Jobs(self._wake.set)
+        self._calls = CallKeeper(self._jobs, clock, self._cluster_id, limits.calls_kept)
         self._idle = asyncio.Event()
         self._idle.set()
         self._hurry = asyncio.Event()
@@ -94,6 +105,7 @@ class SqlStore:
         self._delay = limits.backoff_first
         self._migrated = False
         self._next_maintenance = 0.0
+        self._upkeep = Upkeep(lambda work: self._in_transaction(work, limits.transaction), clock, limits)
         self._metrics = RecordMetrics(registry or CollectorRegistry())
         self._metrics.watch(
             up=lambda: self.healthy,
@@ -140,6 +152,14 @@ class SqlStore:
         self._pending.log(Event(uuid7(now, self._rng), now, *texts))
         self._note()
 
+    async def keep_calls(self, calls: Sequence[CallRecord], shown: Mapping[str, int]) -> Kept | None:
+        """See `Record`."""
+        return await self._calls.keep(calls, shown)
+
+    async def used(self) -> Mapping[str, Use] | None:
+        """See `Record`."""
+        return await self._calls.used()
+
     async def flush(self, deadline: float) -> bool:
         """See `Record`."""
         try:
@@ -162,10 +182,12 @@ class SqlStore:
                     await self._outage(error)
                     continue
                 self._recovered()
-                if not more:
+                if not self._pending.backlog:
                     self._idle.set()
+                if not more:
                     await _set_within(self._wake, max(0.0, self._next_maintenance - self._clock.monotonic()))
         finally:
+            self._jobs.give_up()
             await self._engine.dispose()
 
     def _note(self) -> None:
@@ -179,10 +201,11 @@ class SqlStore:
             await self._in_transaction(self._migrate, self._limits.migration)
             self._migrated = True
         if self._clock.monotonic() >= self._next_maintenance:
-            await self._in_transaction(self._make_partitions, self._limits.transaction)
-            await self._drop_expired()
+            await self._upkeep.round()
             self._pending.retry_refused()
             self._next_maintenance = self._clock.monotonic() + self._limits.maintenance
+        # One after the other, so that many calls never hold up rows, nor many rows calls.
+        worked = await self._do_job()
         changes = self._pending.batch(self._limits.batch)
         if changes:
             await self._write(changes)
@@ -202,7 +225,26 @@ class SqlStore:
             await self._again(close)
             self._pending.confirm((), sweep=sweep)
             return True
-        return False
+        return worked
+
+    async def _do_job(self) -> bool:
+        """Do what somebody waits for, and tell them; False when nobody does."""
+        job = self._jobs.next()
+        if job is None:
+            return False
+        try:
+            await self._again(job.do)
+        except EXPECTED as error:
+            next_ = classify(error)
+            job.failed(error if next_ is Next.REFUSE else Away())
+            if next_ is Next.WAIT:
+                raise
+            self._metrics.failed(next_)
+        else:
+            job.committed()
+        finally:
+            job.failed(Away())  # unless it was told already
+        return True
 
     async def _write(self, changes: Sequence[Change]) -> None:
         """In one transaction; where the data of one is not acceptable, each in its own."""
@@ -227,7 +269,7 @@ class SqlStore:
                 kind=record.kind.name.lower(),
                 key=f"{record.namespace}/{record.name}",
                 id=record.id,
-                error=_brief(error),
+                error=brief(error),
             )
             return
         self._pending.confirm(changes)
@@ -248,7 +290,7 @@ class SqlStore:
                 return
             self._metrics.failed(Next.REFUSE)
             self._pending.refuse_events(events)
-            log.error("record.event_refused", object=events[0].object, error=_brief(error))
+            log.error("record.event_refused", object=events[0].object, error=brief(error))
             return
         self._pending.confirm((), events=events)
         self._metrics.written(len(events))
@@ -286,41 +328,6 @@ class SqlStore:
     async def _migrate(self, connection: AsyncConnection) -> None:
         await migrate(connection)
 
-    def _today(self) -> date:
-        return self._clock.now().astimezone(UTC).date()
-
-    async def _make_partitions(self, connection: AsyncConnection) -> None:
-        today = self._today()
-        days = {"first": today - timedelta(days=1), "last": today + timedelta(days=self._limits.partitions_ahead)}
-        made = await connection.scalar(queries.PARTITIONS, days)
-        if made:
-            log.info("record.partitions", made=made, last=days["last"].isoformat())
-
-    async def _drop_expired(self) -> None:
-        """One day after the other; one that somebody is reading is left for the next time."""
-        names: list[str] = []
-
-        async def look(connection: AsyncConnection) -> None:
-            oldest = self._today() - timedelta(days=self._limits.calls_kept)
-            found = await connection.scalars(queries.EXPIRED_PARTITIONS, {"oldest": f"{oldest:%Y%m%d}"})
-            names.extend(found.all())
-
-        await self._in_transaction(look, self._limits.transaction)
-        for name in names:
-
-            async def drop(connection: AsyncConnection, name: str = name) -> None:
-                await connection.execute(queries.BRIEFLY)
-                await connection.execute(queries.drop_partition(name))
-
-            try:
-                await self._in_transaction(drop, self._limits.transaction)
-            except EXPECTED as error:
-                if sqlstate_of(error) not in OCCUPIED:
-                    raise
-                log.info("record.partition_in_use", name=name, again_in=self._limits.maintenance)
-            else:
-                log.info("record.partition_dropped", name=name)
-
     async def _outage(self, error: BaseException) -> None:
         """Say so once, then wait: longer every time, or until a flush asks."""
         self._metrics.failed(Next.WAIT)
@@ -328,9 +335,10 @@ class SqlStore:
         if self._failing_since is None:
             self._failing_since = now
             self._delay = self._limits.backoff_first
-            log.warning("record.away", error=_brief(error), backlog=self._pending.backlog)
+            log.warning("record.away", error=brief(error), backlog=self._pending.backlog)
         if sqlstate_of(error) in SCHEMA_GONE:
             self._migrated = False
+        self._jobs.give_up()
         await self._engine.dispose()
         delay = self._rng.uniform(self._delay / 2, self._delay)
         self._delay = min(self._delay * 2, self._limits.backoff_max)
@@ -358,10 +366,3 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
-
-
-def _brief(error: BaseException) -> str:
-    """The first line only: further ones quote the row."""
-    cause = getattr(error, "orig", None) or error
-    text = str(cause).strip() or type(cause).__name__
-    return text.splitlines()[0][:300]

@@ -11,7 +11,8 @@ import pytest_asyncio
 from support.dtma.host import DtmaHost, FakeProcesses, code_of, eventually, grant_body, instance_body
 from support.dtma.worker import ScriptedWorker, connected
 from toolbox_dtma.policy.process import ProcessId
-from toolbox_dtma.wire import Grant, canonical_hash
+from toolbox_dtma.wire import Grant, GrantLimits, canonical_hash
+from toolbox_operator.domain.policy import unknown_fields
 
 pytestmark = pytest.mark.component
 
@@ -253,3 +254,24 @@ async def test_a_redeployed_server_keeps_its_grants(host: DtmaHost, worker: Scri
         await client.put("/v2/instances/i-1", json=instance_body(uid="uid-2"))
     assert "c-1" in worker.policy.grants
     assert await programmed(host) == {"c-1": True}
+
+
+async def test_limits_go_to_the_workers_and_into_the_hash_and_their_change_is_an_update(
+    host: DtmaHost, worker: ScriptedWorker
+) -> None:
+    plain = (await put(host)).json()["contentHash"]
+    assert worker.policy.grants["c-1"].limits is None
+    limited = await put(host, limits={"concurrentCalls": 2, "callTimeoutSeconds": 30})
+    assert limited.json()["programmed"] is True and limited.json()["contentHash"] != plain
+    limits = GrantLimits(concurrent_calls=2, call_timeout_seconds=30)
+    assert worker.policy.grants["c-1"].limits == limits
+    assert worker.policy.grants["c-1"].credentials[0].value == "a" * 64
+    assert (await put(host)).json()["contentHash"] == plain
+
+
+async def test_a_member_this_host_does_not_know_is_refused_in_words_that_operators_read(
+    host: DtmaHost, worker: ScriptedWorker
+) -> None:
+    answer = await put(host, later={"x": 1}, expose={"tools": {}, "later": {}})
+    assert code_of(answer) == "Invalid"
+    assert set(unknown_fields(answer.json()["detail"])) == {"later", "expose.later"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -16,7 +17,7 @@ import yaml
 from cryptography import x509
 
 from toolbox_dtma.gateway.settings import load_settings
-from toolbox_dtma.init import InitError, InitOptions, init
+from toolbox_dtma.init import InitError, InitOptions, init, renew
 from toolbox_operator.api.toolbox import ToolboxSpec
 
 pytestmark = [
@@ -106,6 +107,48 @@ def test_a_certificate_near_its_end_is_renewed(options: InitOptions) -> None:
     assert (options.state_dir / "tls.crt").read_bytes() == before
     run(options, now=NOW + timedelta(days=770))
     assert (options.state_dir / "tls.crt").read_bytes() != before
+
+
+def test_renew_makes_new_certificates_near_their_end_and_keeps_all_else(options: InitOptions) -> None:
+    run(options)
+    before = content(options.state_dir) | content(options.gateway_dir)
+    assert renew(options.state_dir, now=lambda: NOW).count(": kept, good until ") == 2
+    assert content(options.state_dir) | content(options.gateway_dir) == before
+    later = renew(options.state_dir, now=lambda: NOW + timedelta(days=770))
+    assert later.splitlines()[0] == f"{options.state_dir / 'tls.crt'}: renewed, good until 2030-05-10"
+    after = content(options.state_dir) | content(options.gateway_dir)
+    changed = {path for path, value in after.items() if before[path] != value}
+    folders = (options.state_dir, options.gateway_dir)
+    assert changed == {str(folder / name) for folder in folders for name in ("tls.crt", "tls.key")}
+    assert names_of(options.gateway_dir / "tls.crt") == names_of(options.state_dir / "tls.crt")
+    assert (options.gateway_dir / "tls.key").stat().st_uid == GATEWAY
+
+
+def test_renew_can_be_forced_and_warns_of_an_authority_that_ends(options: InitOptions) -> None:
+    run(options)
+    before = (options.state_dir / "tls.crt").read_bytes()
+    said = renew(options.state_dir, now=lambda: NOW + timedelta(days=3000), force=True)
+    assert (options.state_dir / "tls.crt").read_bytes() != before
+    assert "the authority itself ends on 2035-12-30" in said
+
+
+def test_renew_without_a_host_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InitError, match="toolbox-dtma init"):
+        renew(tmp_path, now=lambda: NOW)
+
+
+def test_what_was_added_to_the_gateways_settings_stays(options: InitOptions) -> None:
+    run(options)
+    path = options.gateway_dir / "gateway.json"
+    added = {"drainSeconds": 30, "tlsCertificate": "/etc/live/fullchain.pem", "clients": {"connections": 100}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **added}))
+    run(replace(options, gateway_workers=4))
+    settings = load_settings(path)
+    assert (settings.drain_seconds, settings.clients.connections, settings.workers) == (30, 100, 4)
+    assert settings.tls_certificate == Path("/etc/live/fullchain.pem")
+    path.write_text("no JSON")
+    with pytest.raises(InitError, match=r"gateway\.json holds no JSON object"):
+        run(options)
 
 
 def test_a_run_cut_short_is_completed_by_the_next(options: InitOptions) -> None:

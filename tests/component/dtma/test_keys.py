@@ -13,7 +13,7 @@ from toolbox_dtma.state.records import KeyRingRecord
 
 pytestmark = pytest.mark.component
 
-BRISK = FAST.model_copy(update={"key_lifetime": 0.3, "key_kept": 0.6, "ack_deadline": 0.2})
+BRISK = FAST.model_copy(update={"key_lifetime": 0.8, "key_kept": 0.9, "ack_deadline": 0.2})
 
 
 def on_disk(host: DtmaHost) -> KeyRingRecord:

@@ -214,3 +214,59 @@ def test_trust_wants_the_certificate_of_a_ca() -> None:
 
 def test_the_token_is_not_in_a_repr() -> None:
     assert "secret-token" not in repr(SETTINGS)
+
+
+CALL = {
+    "id": "01976b5e-0000-7000-8000-000000000001",
+    "connection": "c-1",
+    "namespace": "team-a",
+    "agent": "bot",
+    "instance": "i-1",
+    "tool": "now",
+    "outcome": "ok",
+    "startedAt": "2026-06-01T12:00:00Z",
+    "durationMs": 3,
+    "bytesIn": 10,
+    "bytesOut": 20,
+}
+
+
+async def test_calls_are_asked_for_from_the_start_or_behind_a_cursor() -> None:
+    handle, seen = answering(httpx.Response(200, json={"cursor": "7:a/b", "items": [CALL], "dropped": 2}))
+    pulled = await host(handle).calls(None)
+    await host(handle).calls(pulled.batch.cursor)
+    assert [request.url.raw_path for request in seen] == [b"/v2/calls", b"/v2/calls?after=7%3Aa%2Fb"]
+    assert (len(pulled.batch.items), pulled.batch.dropped, pulled.unreadable) == (1, 2, 0)
+    assert EPOCH_HEADER not in seen[0].headers
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        CALL | {"outcome": "of a newer host"},
+        CALL | {"durationMs": -1},
+        CALL | {"startedAt": "2026-06-01T12:00:00"},
+        CALL | {"connection": "\ud800"},
+        "not a record",
+        None,
+    ],
+)
+async def test_a_record_that_cannot_be_read_is_left_out_and_counted(odd: object) -> None:
+    body = json.dumps({"cursor": "2", "items": [odd, CALL]})
+    handle, _ = answering(httpx.Response(200, text=body, headers={"Content-Type": "application/json"}))
+    pulled = await host(handle).calls(None)
+    assert ([call.tool for call in pulled.batch.items], pulled.unreadable) == (["now"], 1)
+
+
+@pytest.mark.parametrize("answer", [[], {"cursor": "1"}, {"items": []}, {"cursor": "1", "items": {}}, 7])
+async def test_an_answer_that_is_no_batch_acknowledges_nothing(answer: object) -> None:
+    handle, _ = answering(httpx.Response(200, json=answer))
+    with pytest.raises(HostUnreachable, match="CallBatch"):
+        await host(handle).calls(None)
+
+
+async def test_a_host_without_call_records_says_so() -> None:
+    handle, _ = answering(problem(ProblemCode.NOT_FOUND))
+    with pytest.raises(HostProblem) as caught:
+        await host(handle).calls(None)
+    assert caught.value.code is ProblemCode.NOT_FOUND

@@ -37,7 +37,9 @@ from support.system.witness import witness
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(2400)]
 
-TIMINGS = ("--timing=backoff_max=3", "--timing=ref_retry=1", "--timing=rotation_grace=1.5")
+# Calls are not pulled: when that happens, and what comes of it, is up to the clock and not to a step.
+NO_CALLS = ("--timing=calls_active=900000", "--timing=calls_idle=900000")
+TIMINGS = ("--timing=backoff_max=3", "--timing=ref_retry=1", "--timing=rotation_grace=1.5", *NO_CALLS)
 SEED_VARIABLE = "MAGIC_TOOLBOX_CRASH_SEED"
 """Environment variable that repeats a storm."""
 

@@ -22,7 +22,8 @@ from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 
-REFUSED = re.compile(r'time="([^"]+)".*containers/create returned error.*no space left')
+REFUSED = re.compile(r'time="([^"]+)".*Handler for POST \S+ returned error.*no space left')
+"""Which of its calls first finds no space (a network's, a container's) depends on what the engine had in hand."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def fill(folder: Path) -> Path:
 
 
 def attempts(host: FarHost) -> list[float]:
-    """When the engine refused to create a container for want of space, in seconds."""
+    """When the engine refused something that a container needs for want of space, in seconds."""
     lines = host.engine.log.read_text(errors="replace").splitlines()
     found = [match[1] for line in lines if (match := REFUSED.search(line))]
     return [datetime.fromisoformat(time).timestamp() for time in found]

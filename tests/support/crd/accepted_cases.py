@@ -40,6 +40,34 @@ ACCEPTED: tuple[AcceptedCase, ...] = (
         {"spec.env": [{"name": f"V{n:03d}".ljust(256, "x"), "value": "1"} for n in range(256)]},
     ),
     AcceptedCase("a time with an offset", CONNECTION, {"spec.expiresAt": "2027-01-01T00:00:00.5+02:00"}),
+    AcceptedCase("no limits, written out", CONNECTION, {"spec.limits": {}}),
+    AcceptedCase(
+        "the tightest limits",
+        CONNECTION,
+        {
+            "spec.limits": {
+                "requestsPerMinute": 1,
+                "concurrentCalls": 1,
+                "maxRequestBytes": 1024,
+                "maxResponseBytes": "1Ki",
+                "callTimeout": "1s",
+            }
+        },
+    ),
+    AcceptedCase(
+        "the loosest limits",
+        CONNECTION,
+        {
+            "spec.limits": {
+                "requestsPerMinute": 600_000,
+                "concurrentCalls": 10_000,
+                "maxRequestBytes": "4Mi",
+                "maxResponseBytes": "1Ti",
+                "callTimeout": "1h",
+            }
+        },
+    ),
+    AcceptedCase("other limits", CONNECTION, {"spec.limits.concurrentCalls": 2}, update=True),
     AcceptedCase("another image", SERVER, {"spec.image": "registry.example.com/mcp-time:1.5"}, update=True),
     AcceptedCase("the default Secret name, written out", CONNECTION, {"spec.secretName": "example-mcp"}, update=True),
     AcceptedCase("a connection switched off", CONNECTION, {"spec.active": False}, update=True),

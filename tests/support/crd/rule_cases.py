@@ -219,6 +219,36 @@ RULES: tuple[RuleCase, ...] = (
         # The schema knows one transport only, so that no update can change it.
         cel=False,
     ),
+    *(
+        RuleCase(
+            f"a largest request {what}",
+            CONNECTION,
+            {"spec.limits.maxRequestBytes": size},
+            "spec.limits.maxRequestBytes",
+            "choose a size from 1Ki to 4Mi, the most that the gateway takes of anybody",
+        )
+        for what, size in (("that is too small", 1023), ("above the gateway's own", "4097Ki"))
+    ),
+    *(
+        RuleCase(
+            f"a largest response {what}",
+            CONNECTION,
+            {"spec.limits.maxResponseBytes": size},
+            "spec.limits.maxResponseBytes",
+            "choose a size from 1Ki to 1Ti, or leave it out for no limit",
+        )
+        for what, size in (("that is too small", "0"), ("that is too large", "1025Gi"))
+    ),
+    *(
+        RuleCase(
+            f"a call timeout {what}",
+            CONNECTION,
+            {"spec.limits.callTimeout": duration},
+            "spec.limits.callTimeout",
+            "choose a duration from 1s to 1h, or leave it out for no limit",
+        )
+        for what, duration in (("of nothing", "0s"), ("that is too long", "61m"))
+    ),
     RuleCase(
         "a connection given to another agent",
         CONNECTION,

@@ -199,6 +199,20 @@ SCHEMA: tuple[SchemaCase, ...] = (
         served="spec.security.runAsUser in body should be greater than or equal to 1",
     ),
     SchemaCase(
+        "no calls at all",
+        CONNECTION,
+        {"spec.limits.concurrentCalls": 0},
+        "spec.limits.concurrentCalls: must be at least 1",
+        served="spec.limits.concurrentCalls in body should be greater than or equal to 1",
+    ),
+    SchemaCase(
+        "more requests than anybody makes",
+        CONNECTION,
+        {"spec.limits.requestsPerMinute": 600_001},
+        "spec.limits.requestsPerMinute: must be at most 600000",
+        served="spec.limits.requestsPerMinute in body should be less than or equal to 600000",
+    ),
+    SchemaCase(
         "a list that is too long",
         SERVER,
         {"spec.expose.tools.deny": ["x"] * 257},

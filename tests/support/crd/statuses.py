@@ -73,6 +73,8 @@ STATUSES: dict[Kind, StatusModel] = {
         endpoint="https://tbx-1.example.com:30443/mcp/7f1c",
         secret_name="example-mcp",
         tools=12,
+        calls=123_456,
+        last_used_time=datetime(2026, 10, 1, 12, tzinfo=UTC),
         observed_generation=3,
     ),
 }

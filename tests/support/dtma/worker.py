@@ -14,6 +14,8 @@ from toolbox_dtma.link.framing import FrameError, encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_WORKER,
     Ack,
+    Calls,
+    CallsTaken,
     Hello,
     KeyRing,
     Message,
@@ -59,6 +61,8 @@ class ScriptedWorker:
         self.snapshots = 0
         self.probed = 0
         self.ended = False
+        self.taken: list[tuple[str, int]] = []
+        """Batches of calls that DTMA acknowledged."""
         self._parts: list[Snapshot] = []
         ring = KeyRing(signing="none", keys=(SigningKey(kid="none", secret=base64.b64encode(b"-").decode()),))
         self.policy = Contents(ring)
@@ -100,6 +104,8 @@ class ScriptedWorker:
                 result = self.probes(message)
                 if result is not None:
                     await self._send(result)
+            case CallsTaken():
+                self.taken.append((message.stream, message.batch))
             case _:
                 assert message.revision > self.revision
                 self.policy.apply(message.change)
@@ -114,9 +120,22 @@ class ScriptedWorker:
         """Acknowledge what was applied last."""
         await self._send(Ack(revision=self.revision))
 
+    async def tell(self, message: Calls) -> None:
+        """Tell of calls, and wait until DTMA has them."""
+        await self._send(message)
+        async with asyncio.timeout(10):
+            while (message.stream, message.batch) not in self.taken:
+                if self.ended:
+                    raise ConnectionError("DTMA hung up")
+                await asyncio.sleep(0.005)
+
     async def _send(self, message: Message) -> None:
+        await self.raw(encode_frame(message))
+
+    async def raw(self, frame: bytes) -> None:
+        """Send bytes."""
         assert self._writer is not None
-        self._writer.write(encode_frame(message))
+        self._writer.write(frame)
         await self._writer.drain()
 
 

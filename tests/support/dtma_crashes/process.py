@@ -39,7 +39,7 @@ from toolbox_dtma.policy.worker import Worker as RealWorker
 
 MUTATING = ("PUT", "POST", "PATCH", "DELETE")
 _NAMED = re.compile(r"(?<=/)[0-9a-f]{12,64}(?=/|$)")
-_KEY = re.compile(r"^(instances|probed|grants|tombstones|owners)/.+\.json$")
+_KEY = re.compile(r"^(instances|probed|grants|departed|tombstones|owners)/.+\.json$")
 _MANAGED = re.compile(r"^/v2/(instances|grants|owners)/[^/]+$")
 
 
@@ -154,6 +154,9 @@ class Wrapping:
         for folder_name, folder in self._folders.items():
             with contextlib.suppress(ValueError, TypeError):
                 inside = Path(path).relative_to(folder)
+                if inside.parts[:1] == ("calls",):
+                    # Written when agents call, at no moment that two runs have in common.
+                    return None
                 kind = _KEY.sub(r"\1/{id}.json", re.sub(r"\.new-\w+", ".new", str(inside)))
                 return f"{folder_name}/{kind}"
         return None

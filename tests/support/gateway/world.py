@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,10 +35,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from localstack import runtime
 from localstack.processes import Command, User, launcher
+from toolbox_dtma.link.calls import CallEntry
 from toolbox_dtma.link.framing import encode_frame, read_frame
 from toolbox_dtma.link.messages import (
     TO_DTMA,
     Ack,
+    Calls,
+    CallsTaken,
     Change,
     Delta,
     GrantPolicy,
@@ -52,6 +55,7 @@ from toolbox_dtma.link.messages import (
     SigningKey,
     Snapshot,
     Surface,
+    Vitals,
 )
 from toolbox_dtma.wire import Credential, Expose, HostConfig, NameFilter
 
@@ -124,6 +128,11 @@ class ScriptedDtma:
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
         self.pongs: list[int] = []
+        self.told: list[Calls] = []
+        self.take_calls = True
+        """Whether messages about calls are acknowledged."""
+        self.cuts: Counter[str] = Counter()
+        """Clients that the workers say they refused or cut off, by reason."""
         self._probes: dict[int, asyncio.Future[ProbeResult]] = {}
         self._server: asyncio.Server | None = None
 
@@ -167,14 +176,33 @@ class ScriptedDtma:
                             writer.write(encode_frame(part))
                 elif isinstance(message, Ack) and peer is not None:
                     peer.acked.append(message.revision)
+                elif isinstance(message, Calls):
+                    self._told(message, writer)
                 elif isinstance(message, Pong):
                     self.pongs.append(message.nonce)
+                elif isinstance(message, Vitals):
+                    self.cuts.update({why.value: number for why, number in message.cuts.items()})
                 elif isinstance(message, ProbeResult):
                     self._probes.pop(message.probe).set_result(message)
         finally:
             if peer in self._peers:
                 self._peers.remove(peer)
             writer.close()
+
+    def _told(self, message: Calls, writer: asyncio.StreamWriter) -> None:
+        self.told.append(message)
+        if self.take_calls:
+            writer.write(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
+
+    @property
+    def calls(self) -> list[CallEntry]:
+        """Every call that was told, each batch once."""
+        batches = {(told.stream, told.batch): told for told in self.told}
+        return [call for told in batches.values() for call in told.calls]
+
+    def calls_of(self, connection: str) -> list[CallEntry]:
+        """The calls of one connection."""
+        return [call for call in self.calls if call.connection == connection]
 
     def _snapshot(self) -> list[Snapshot]:
         whole = self._contents
@@ -385,7 +413,7 @@ class World:
         self.dtma.start()
         self.start_gateway()
         config = HostConfig(gateway_url=self.base, allowed_origins=("https://console.example.com",))
-        eventually(lambda: len(self.dtma.workers) == self.workers, "workers say hello", seconds=30)
+        eventually(lambda: len(self.dtma.workers) == self.workers, "workers say hello", seconds=90)
         self.dtma.apply(Change(config=config))
 
     def start_gateway(self) -> None:

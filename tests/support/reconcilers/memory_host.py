@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from toolbox_dtma.wire import (
+    CallBatch,
+    CallRecord,
     Capacity,
     ContainerReport,
     DeletedInstance,
@@ -35,7 +37,14 @@ from toolbox_dtma.wire import (
     Usage,
     canonical_hash,
 )
-from toolbox_operator.hosts.api import HostEvent, HostProblem, HostSettings, HostUnauthorized, HostUnreachable
+from toolbox_operator.hosts.api import (
+    HostEvent,
+    HostProblem,
+    HostSettings,
+    HostUnauthorized,
+    HostUnreachable,
+    PulledCalls,
+)
 from toolbox_operator.runtime import Leadership
 
 Outcome = tuple[InstancePhase, InstanceReason, str]
@@ -67,7 +76,17 @@ class Machine:
     calls: list[str] = field(default_factory=list[str])
     outcome: Outcome | None = None
     """What becomes of instances; None: they do what their spec says."""
+    too_old_for: frozenset[str] = frozenset()
+    """Members of a grant's JSON that this host does not know."""
     restarts: int = 0
+    spool: list[CallRecord] = field(default_factory=list[CallRecord])
+    """Call records that nobody acknowledged yet."""
+    taken: int = 0
+    """How many were acknowledged."""
+    dropped: int = 0
+    page: int = 500
+    old: bool = False
+    """It knows of no call records."""
     before_call: Callable[[str], None] = lambda _: None
     after_call: Callable[[str], None] = lambda _: None
     _watchers: set[asyncio.Queue[HostEvent | None]] = field(default_factory=set[asyncio.Queue[HostEvent | None]])
@@ -302,6 +321,9 @@ class FakeHost:
         machine = self.machine
         if ("grant", uid) in machine.buried:
             raise HostProblem(ProblemCode.DELETED, "deleted")
+        if unknown := sorted(machine.too_old_for & grant.model_dump(by_alias=True).keys()):
+            detail = "; ".join(f"body.{name}: Extra inputs are not permitted" for name in unknown)
+            raise HostProblem(ProblemCode.INVALID, detail)
         if grant.instance not in machine.desired:
             raise HostProblem(ProblemCode.INSTANCE_UNKNOWN, "no such instance")
         held = machine.grants.get(uid)
@@ -330,6 +352,21 @@ class FakeHost:
     def watch(self, cursor: str) -> AsyncGenerator[HostEvent]:
         self._enter("watch")
         return self.machine.watch()
+
+    async def calls(self, after: str | None) -> PulledCalls:
+        self._enter("calls" if after is None else f"calls after {after}")
+        machine = self.machine
+        machine.before_call("calls")
+        if machine.old:
+            raise HostProblem(ProblemCode.NOT_FOUND, "no such path")
+        if after is not None:
+            acknowledged = int(after) - machine.taken
+            del machine.spool[:acknowledged]
+            machine.taken += max(0, acknowledged)
+        items = tuple(machine.spool[: machine.page])
+        batch = CallBatch(cursor=str(machine.taken + len(items)), items=items, dropped=machine.dropped)
+        self._leave("calls")
+        return PulledCalls(batch)
 
     async def aclose(self) -> None:
         pass

@@ -19,13 +19,16 @@ from toolbox_operator.hosts.api import HostSettings
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.kube.api import RESOURCE_OF, SECRETS, Conflict, KubeError, Resource
 from toolbox_operator.kube.cache import ObjectCache, SecretCache
+from toolbox_operator.metrics import Metrics
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.errors import ReconcileError, Stalled, Waiting
 from toolbox_operator.reconcile.fanout import FanOut
 from toolbox_operator.reconcile.index import Index
 from toolbox_operator.reconcile.queue import KeyQueue
+from toolbox_operator.reconcile.usage import Accounting, CallRecords, UsageBook
 from toolbox_operator.runtime import Fenced, Timings
 from toolbox_operator.store.api import ConnectionRow, InstanceRow, Live, Row, ToolboxRow
+from toolbox_operator.store.none import NoRecord
 from toolbox_operator.wiring import reconcilers
 
 CLUSTER_ID = "7f8a1c58-6f0e-4b0e-9a57-2f0d4d6c1d11"
@@ -94,11 +97,14 @@ class FakeQueue:
 class World:
     """One operator process, replaceable (`restart`), on a cluster and machines that outlive it."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: CallRecords | None = None) -> None:
         self.clock = ManualClock(seconds=0.0, epoch=datetime(2026, 6, 1, 12, tzinfo=UTC))
         self.kube = MemoryKube(self._written)
         self.machines: dict[str, Machine] = {}
         self.store = FakeStore()
+        self.database = database
+        """Where call records go, also those of the next process; None: the operator has no record."""
+        self.metrics = Metrics()
         self.events = FakeEvents()
         self.leadership = Leading(owner=CLUSTER_ID, epoch=3)
         self.errors: dict[tuple[Kind, Key], BaseException] = {}
@@ -109,13 +115,16 @@ class World:
         self.cache = ObjectCache()
         self.secrets = SecretCache(self.cache)
         self.queue = FakeQueue(self.clock)
+        usage = UsageBook(self.queue, self.clock, TIMINGS.usage_shown)
         self.hosts = Hosts(
             leadership=self.leadership,
             queue=self.queue,
             clock=self.clock,
             timings=TIMINGS,
             connect=self._connect,
+            calls=Accounting(self.database or NoRecord(self.clock), usage, self.metrics),
         )
+        self.cache.listen(usage.changed)
         index = Index()
         self.cache.listen(index.changed)
         self.cache.listen(FanOut(self.queue, index).changed)
@@ -125,6 +134,7 @@ class World:
             index=index,
             hosts=self.hosts,
             store=self.store,
+            usage=usage,
             events=self.events,
             leadership=self.leadership,
             queue=self.queue,
@@ -182,6 +192,12 @@ class World:
                     await asyncio.sleep(0.005)
         except TimeoutError:
             raise AssertionError(f"{what}: not within {seconds} s; errors: {self.errors}") from None
+
+    async def pull(self, toolbox: Key) -> float:
+        """Pull call records of a Toolbox's host once, then settle; the seconds until it would be done again."""
+        pause = await self.hosts.pulls()[toolbox].step()
+        await self.settle()
+        return pause
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, then settle."""
@@ -314,13 +330,14 @@ class World:
         return self.condition(kind, key, "Ready")
 
 
-TIMINGS = Timings(backoff_first=0.01, backoff_max=0.05)
+TIMINGS = Timings(backoff_first=0.01, backoff_max=0.05, calls_active=1e5, calls_idle=1e5)
+"""Call records are pulled when a test says so."""
 
 
 @asynccontextmanager
-async def world() -> AsyncGenerator[World]:
+async def world(*, database: CallRecords | None = None) -> AsyncGenerator[World]:
     """A world that is closed at the end."""
-    made = World()
+    made = World(database)
     try:
         yield made
     finally:

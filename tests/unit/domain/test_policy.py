@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolbox_dtma.wire import InstanceReason, ProblemCode
-from toolbox_operator.domain.policy import INSTANCES, PROBLEMS, Next, as_markdown
+from toolbox_operator.domain.policy import INSTANCES, PROBLEMS, Next, as_markdown, unknown_fields
 
 
 def test_every_code_that_a_host_can_give_is_decided_on() -> None:
@@ -25,3 +25,13 @@ def test_the_documentations_table_has_a_line_for_each() -> None:
     lines = as_markdown().splitlines()
     for code in (*ProblemCode, *InstanceReason):
         assert any(line.startswith(f"| {code} |") for line in lines)
+
+
+def test_fields_that_a_host_does_not_know_are_read_out_of_what_it_says() -> None:
+    extra = "Extra inputs are not permitted"
+    assert unknown_fields(f"body.limits: {extra}") == ("limits",)
+    assert unknown_fields(f"body.expose.prompts: {extra}; body.name: too long; body.limits: {extra}") == (
+        "expose.prompts",
+        "limits",
+    )
+    assert unknown_fields("body.name: String should match pattern") == ()

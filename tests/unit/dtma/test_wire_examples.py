@@ -7,10 +7,12 @@ from types import ModuleType
 
 import pytest
 
-from toolbox_dtma.wire import expose, grants, host, instances, problems
+from toolbox_dtma.wire import expose, grants, host, instances, limits, problems
 
 
-@pytest.mark.parametrize("module", [expose, grants, host, instances, problems], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [expose, grants, host, instances, limits, problems], ids=lambda module: module.__name__
+)
 def test_the_examples_of_a_wire_module_are_true(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from toolbox_dtma.gateway import strictjson
 from toolbox_dtma.gateway.filtering import filter_lists, listings
-from toolbox_dtma.gateway.methods import VERSION_META
+from toolbox_dtma.gateway.methods import TRACE_META, VERSION_META
 from toolbox_dtma.gateway.parsing import (
     MAX_SUBSCRIPTIONS,
     PROTECTED,
@@ -30,7 +30,7 @@ from toolbox_dtma.gateway.view import View
 from toolbox_dtma.wire import Expose, NameFilter
 
 WORDS = ["jsonrpc", "id", "method", "params", "result", "name", "uri", "ref", "type", "_meta", "notifications",
-         "resourceSubscriptions", "taskId", VERSION_META, "tools/call", "ping", "Name",
+         "resourceSubscriptions", "taskId", VERSION_META, TRACE_META, "tools/call", "ping", "Name",
          "na\u200bme", "ＩＤ", "a", "é", "😀"]  # fmt: skip
 SCALARS = (
     st.none()
@@ -119,7 +119,7 @@ def looked_at(body: Body) -> list[tuple[Any, ...]]:
     wanted: dict[str, Any] = {
         **dict.fromkeys(PROTECTED),
         "ref": {"type": None, "name": None, "uri": None},
-        "_meta": {VERSION_META: None},
+        "_meta": {VERSION_META: None, TRACE_META: None},
         "notifications": {"resourceSubscriptions": {}},
     }
     return [(m.kind, m.id, m.method, None if m.params is None else part(dict(m.params), wanted)) for m in body.messages]

@@ -44,3 +44,10 @@ def test_an_unreadable_address_is_a_source_of_its_own() -> None:
     throttle = FailureThrottle(monotonic=Clock(), burst=1)
     assert throttle.failed("") is None
     assert throttle.failed("") is not None
+
+
+def test_ipv4_clients_of_a_socket_on_all_addresses_are_sources_of_their_own() -> None:
+    throttle = FailureThrottle(monotonic=lambda: 0.0, burst=1)
+    assert throttle.failed("::ffff:203.0.113.1") is None
+    assert throttle.failed("::ffff:203.0.113.2") is None
+    assert throttle.failed("::ffff:203.0.113.2") is not None

@@ -156,7 +156,7 @@ async def test_errors_of_work_come_through() -> None:
 
 
 async def test_without_a_database_everything_is_taken_and_nothing_owed() -> None:
-    record: Record = NoRecord()
+    record: Record = NoRecord(SystemClock())
     world = World()
     record.submit(world.connection())
     record.close(world.connection(), "deleted")

@@ -1,0 +1,552 @@
+"""Limits of a connection, over workers, deaths, stops and hang-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from support.gateway.mcp_http import MODERN, call, open_session, request
+from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, scripted_server
+from support.gateway.world import Connection, World, eventually, restricted, running_world
+from toolbox_dtma.gateway.relay import MAX_DETACHED
+from toolbox_dtma.wire import GrantLimits
+
+pytestmark = pytest.mark.component
+
+META = {"_meta": {"io.modelcontextprotocol/protocolVersion": MODERN}}
+MODERN_HEADERS = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
+
+
+class Held:
+    """A server that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def answer(self, _request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
+        """Wait, then answer with an empty result."""
+        self._loop = asyncio.get_running_loop()
+        if b'"method":"ping"' in seen.body and not seen.body.startswith(b"["):
+            return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {}})
+        await self.go.wait()
+        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {}})
+
+    def release(self) -> None:
+        """Answer everything that waits, and what comes."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.go.set)
+
+
+@pytest.fixture
+def held() -> Generator[tuple[ScriptedServer, Held]]:
+    """The server and its switch."""
+    switch = Held()
+    with scripted_server(switch.answer) as script:
+        yield script, switch
+
+
+@pytest.fixture(scope="module")
+def many() -> Generator[World]:
+    """A gateway with four workers, for tests that kill or stop some."""
+    with running_world(workers=4) as world:
+        yield world
+
+
+@asynccontextmanager
+async def fresh(world: World) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client whose every request is a TCP connection of its own, so that any worker may get it."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(
+        verify=world.tls.client_context(), timeout=15, trust_env=False, limits=limits
+    ) as client:
+        yield client
+
+
+def limited(world: World, server: ScriptedServer, **limits: int) -> Connection:
+    """A connection with these limits."""
+    return world.connect(world.instance(server.port), limits=GrantLimits(**limits))
+
+
+async def post(http: httpx.AsyncClient, connection: Connection, message: Any, **headers: str) -> httpx.Response:
+    """Send a message."""
+    return await http.post(connection.url, json=message, headers={**connection.headers, **headers})
+
+
+async def start(
+    http: httpx.AsyncClient, connection: Connection, script: ScriptedServer, *, calls: int = 1, modern: bool = False
+) -> list[asyncio.Task[httpx.Response]]:
+    """Calls that the server has and does not answer."""
+    message = request("tools/call", {"name": "x", **META}) if modern else call("x")
+    headers = MODERN_HEADERS if modern else {}
+    before = script.open
+    started = [asyncio.create_task(post(http, connection, message, **headers)) for _ in range(calls)]
+    await asyncio.to_thread(eventually, lambda: script.open == before + calls, "the calls run")
+    return started
+
+
+async def hang_up(tasks: list[asyncio.Task[httpx.Response]]) -> None:
+    """Close the clients' side."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def ended(task: asyncio.Task[httpx.Response]) -> int:
+    """The status a call ended with; 0 if its connection broke."""
+    try:
+        return (await asyncio.wait_for(task, 15)).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def refusal(answer: httpx.Response, *, status: int = 200) -> dict[str, Any]:
+    """The one error of a refused request."""
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["code"] == -32000
+    return answer.json()
+
+
+async def test_calls_at_once_are_limited_over_all_workers(many: World, held: tuple[ScriptedServer, Held]) -> None:
+    script, switch = held
+    connection = limited(many, script, concurrent_calls=3)
+    async with fresh(many) as http:
+        calls = await start(http, connection, script, calls=3)
+        for _ in range(8):
+            refused = await post(http, connection, call("x", id="again"))
+            assert refusal(refused) == {
+                "jsonrpc": "2.0",
+                "id": "again",
+                "error": {
+                    "code": -32000,
+                    "message": "3 calls of this connection may run at once; try again",
+                    "data": {"retryAfterMs": 1000},
+                },
+            }
+            assert refused.headers["Retry-After"] == "1"
+        assert script.open == 3 and len(script.seen) == 3, "nothing of it was forwarded"
+        switch.release()
+        assert [await ended(each) for each in calls] == [200] * 3
+        assert (await post(http, connection, call("x"))).json()["result"] == {}
+
+
+async def test_requests_per_minute_are_limited_over_all_workers(many: World, script: ScriptedServer) -> None:
+    connection = limited(many, script, requests_per_minute=20)
+    async with fresh(many) as http:
+        answers = await asyncio.gather(*(post(http, connection, request("ping")) for _ in range(40)))
+        assert sorted(answer.status_code for answer in answers) == [200] * 20 + [202] * 20
+        assert len(script.seen) == 20
+        error = refusal(await post(http, connection, request("ping")))["error"]
+        assert error["message"] == "This connection may make 20 requests per minute; try again"
+        assert 40_000 < error["data"]["retryAfterMs"] <= 61_000
+        others = many.connect(connection.instance, limits=GrantLimits(requests_per_minute=1))
+        assert (await post(http, others, request("ping"))).status_code == 202
+
+
+async def test_what_is_no_request_is_refused_with_429(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    connection = limited(gateway, script, requests_per_minute=1)
+    assert (await post(http, connection, {"jsonrpc": "2.0", "method": "notifications/x"})).status_code == 202
+    for answer in (
+        await post(http, connection, {"jsonrpc": "2.0", "method": "notifications/x"}),
+        await post(http, connection, {"jsonrpc": "2.0", "id": 1, "result": {}}),
+        await http.get(connection.url, headers=connection.headers),
+        await http.delete(connection.url, headers=connection.headers),
+    ):
+        assert refusal(answer, status=429)["id"] is None
+        assert 1 <= int(answer.headers["Retry-After"]) <= 61
+    assert len(script.seen) == 1
+
+
+async def test_since_2026_a_limited_request_gets_429(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
+) -> None:
+    script, switch = held
+    connection = limited(gateway, script, concurrent_calls=1)
+    (running,) = await start(http, connection, script, modern=True)
+    refused = await post(http, connection, request("tools/call", {"name": "x", **META}, id=7), **MODERN_HEADERS)
+    assert refusal(refused, status=429)["id"] == 7
+    assert refused.headers["Retry-After"] == "1"
+    switch.release()
+    assert await ended(running) == 200
+
+
+async def test_a_batch_counts_every_element_and_is_refused_whole(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    connection = limited(gateway, script, requests_per_minute=4)
+    note = {"jsonrpc": "2.0", "method": "notifications/x"}
+    batch = [call("x", id=1), note, call("x", id=2)]
+    assert (await post(http, connection, batch)).status_code == 202
+    refused = await post(http, connection, batch)
+    assert refused.status_code == 200
+    assert [(error["id"], error["error"]["code"]) for error in refused.json()] == [(1, -32000), (2, -32000)]
+    assert all(error["error"]["data"]["retryAfterMs"] > 0 for error in refused.json())
+    assert (await post(http, connection, call("x"))).status_code == 202
+    never = await post(http, limited(gateway, script, concurrent_calls=2), [call("x", id=n) for n in range(3)])
+    assert [error["error"] for error in never.json()] == [
+        {"code": -32000, "message": "2 calls of this connection may run at once; send fewer in one batch"}
+    ] * 3
+    assert "Retry-After" not in never.headers
+
+
+async def test_streams_that_are_listened_to_take_no_place(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
+) -> None:
+    script, switch = held
+    connection = limited(gateway, script, concurrent_calls=1, call_timeout_seconds=1)
+    listening = [asyncio.create_task(http.get(connection.url, headers=connection.headers)) for _ in range(2)]
+    listening.append(asyncio.create_task(post(http, connection, request("subscriptions/listen", {}))))
+    await asyncio.to_thread(eventually, lambda: script.open == 3, "they listen")
+    (running,) = await start(http, connection, script)
+    assert refusal(await post(http, connection, call("x")))["error"]["data"]
+    # Nor can a call hide behind one in a batch.
+    hidden = [request("subscriptions/listen", {}, id=1), call("x", id=2)]
+    assert [error["id"] for error in (await post(http, connection, hidden)).json()] == [1, 2]
+    assert "took longer than 1 s" in (await asyncio.wait_for(running, 10)).json()["error"]["message"]
+    assert script.open == 3 and not any(each.done() for each in listening)
+    switch.release()
+    assert [await ended(each) for each in listening] == [200] * 3
+
+
+async def test_what_policy_denies_counts_nothing(gateway: World, everyday: RealServer, http: httpx.AsyncClient) -> None:
+    connection = gateway.connect(
+        gateway.instance(everyday.port, surface=everyday.tools),
+        expose=restricted("get_time"),
+        limits=GrantLimits(requests_per_minute=3),
+    )
+    session = await open_session(http, connection)  # two requests
+    for _ in range(5):
+        assert (await session.post(call("echo"))).json()["error"]["code"] == -32602
+    assert "twelve" in (await session.post(call("get_time"))).text
+    limit = await session.post(call("get_time"))
+    assert limit.status_code == 200 and limit.json()["error"]["data"]["retryAfterMs"] > 0
+
+
+@pytest.mark.parametrize("modern", [False, True])
+async def test_a_body_above_the_limit_is_refused_before_anything_is_forwarded(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient, modern: bool
+) -> None:
+    connection = limited(gateway, script, max_request_bytes=2048, requests_per_minute=1)
+    meta, headers, status = (META, MODERN_HEADERS, 413) if modern else ({}, {}, 200)
+    large = request("tools/call", {"name": "x", "arguments": {"x": "y" * 2048}, **meta}, id="big")
+    error = refusal(await post(http, connection, large, **headers), status=status)
+    assert error["id"] == "big" and "at most 2048 bytes" in error["error"]["message"]
+    assert "data" not in error["error"] and script.seen == []
+    exact = json.dumps({"jsonrpc": "2.0", "method": "notifications/x", "params": {"x": ""}}).encode()
+    exact = exact.replace(b'""', b'"' + b"y" * (2048 - len(exact)) + b'"')
+    assert len(exact) == 2048
+    longer = await http.post(connection.url, content=exact + b" ", headers=connection.headers)
+    assert refusal(longer, status=413)["id"] is None and script.seen == []
+    fits = await http.post(connection.url, content=exact, headers=connection.headers)
+    assert fits.status_code == 202 and script.seen[0].body == exact
+
+
+async def chunked(
+    request: web.BaseRequest, content_type: str, total: int, first: threading.Event
+) -> web.StreamResponse:
+    """An answer of unknown length, in parts of 1 KiB; all but the first wait until that arrived."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    await response.prepare(request)
+    part = b"data: " + b"x" * (1024 - 8) + b"\n\n" if content_type == "text/event-stream" else b" " * 1024
+    await response.write(part)
+    assert await asyncio.to_thread(first.wait, 10)
+    for _ in range(total // 1024 - 1):
+        await response.write(part)
+    return response
+
+
+@pytest.mark.parametrize(("modern", "status"), [(False, 200), (True, 502)])
+async def test_an_answer_that_says_it_is_larger_is_refused_whole(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient, modern: bool, status: int
+) -> None:
+    async def answer(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        return web.Response(body=b" " * sizes.pop(), content_type="application/json")
+
+    sizes = [4096, 4097]
+    script.answer = answer
+    connection = limited(gateway, script, max_response_bytes=4096)
+    message = request("tools/call", {"name": "x", **(META if modern else {})})
+    headers = MODERN_HEADERS if modern else {}
+    error = refusal(await post(http, connection, message, **headers), status=status)
+    assert error["id"] == 1 and "larger than the 4096 bytes" in error["error"]["message"]
+    assert len((await post(http, connection, message, **headers)).content) == 4096
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+async def test_a_stream_is_cut_when_it_passes_the_limit_and_does_not_look_complete(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient, content_type: str, method: str
+) -> None:
+    sizes = [100 * 1024, 64 * 1024]
+    first = threading.Event()
+
+    async def answer(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        return await chunked(request, content_type, sizes.pop(), first)
+
+    async def read() -> AsyncGenerator[int]:
+        first.clear()
+        async with http.stream(method, connection.url, json=message, headers=connection.headers) as stream:
+            async for part in stream.aiter_raw():
+                first.set()
+                yield len(part)
+
+    script.answer = answer
+    connection = limited(gateway, script, max_response_bytes=64 * 1024)
+    message = call("x") if method == "POST" else None
+    assert sum([part async for part in read()]) == 64 * 1024
+    received = 0
+    with pytest.raises(httpx.RemoteProtocolError):
+        async for part in read():
+            received += part
+    assert 1024 <= received <= 64 * 1024
+    found = [line for line in gateway.log_lines() if line.get("connection") == connection.uid]
+    assert [(line["event"], line["reason"]) for line in found] == [("cut", "response-size-limit")]
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+
+
+async def test_a_filtered_answer_above_the_limit_is_refused(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    async def answer(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        return await chunked(request, "application/json", 8192, at_once)
+
+    at_once = threading.Event()
+    at_once.set()
+    script.answer = answer
+    connection = gateway.connect(
+        gateway.instance(script.port, surface=("x",)),
+        expose=restricted("x"),
+        limits=GrantLimits(max_response_bytes=4096),
+    )
+    assert refusal(await post(http, connection, request("tools/list")))["id"] == 1
+
+
+@pytest.mark.parametrize(("modern", "status"), [(False, 200), (True, 504)])
+async def test_a_call_that_takes_too_long_is_answered_and_closed_at_the_server(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient, modern: bool, status: int
+) -> None:
+    script, _ = held
+    connection = limited(gateway, script, call_timeout_seconds=1, concurrent_calls=1)
+    begun = asyncio.get_running_loop().time()
+    (running,) = await start(http, connection, script, modern=modern)
+    error = refusal(await asyncio.wait_for(running, 10), status=status)
+    assert asyncio.get_running_loop().time() - begun >= 1
+    assert error["id"] == 1 and "data" not in error["error"]
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+    (again,) = await start(http, connection, script)
+    await hang_up([again])
+
+
+async def test_a_stream_that_takes_too_long_is_cut_though_it_goes_on(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    async def drip(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            await response.write(b"data: {}\n\n")
+            await asyncio.sleep(0.05)
+
+    script.answer = drip
+    connection = limited(gateway, script, call_timeout_seconds=1)
+    with pytest.raises(httpx.TransportError):
+        await post(http, connection, call("x"))
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+    found = [line for line in gateway.log_lines() if line.get("connection") == connection.uid]
+    assert [(line["event"], line["reason"]) for line in found] == [("cut", "call-timeout")]
+
+
+async def test_a_hang_up_gives_no_place_back(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
+) -> None:
+    script, switch = held
+    connection = limited(gateway, script, concurrent_calls=2)
+    await hang_up(await start(http, connection, script, calls=2))
+    for _ in range(5):
+        assert refusal(await post(http, connection, call("x")))["error"]["data"] == {"retryAfterMs": 1000}
+    assert script.open == 2 and len(script.seen) == 2
+    switch.release()
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the calls end at the server")
+    await asyncio.to_thread(eventually, lambda: places(gateway, connection) == 2, "and give their places back")
+
+
+async def test_a_hang_up_within_a_stream_gives_no_place_back(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    stop = threading.Event()
+
+    async def rush(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while not stop.is_set():
+            await response.write(b"data: {}\n\n" * 10)
+            await asyncio.sleep(0)
+        return response
+
+    script.answer = rush
+    try:
+        for _ in range(10):
+            connection = limited(gateway, script, concurrent_calls=1)
+            async with http.stream("POST", connection.url, json=call("x"), headers=connection.headers) as stream:
+                await anext(stream.aiter_raw())
+            # One that is let in would be answered without end.
+            refused = await asyncio.wait_for(post(http, connection, call("x")), 10)
+            assert refusal(refused)["error"]["data"] == {"retryAfterMs": 1000}
+        assert script.open == 10
+    finally:
+        stop.set()
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the calls end at the server")
+
+
+def places(world: World, connection: Connection) -> int:
+    """How many pings go through at once, one after the other as the server answers them."""
+    with httpx.Client(verify=world.tls.client_context(), timeout=15, trust_env=False) as http:
+        batch = [request("ping", id=n) for n in range(2)]
+        answer = http.post(connection.url, json=batch, headers=connection.headers).json()
+    return 0 if isinstance(answer, list) and "error" in answer[0] else 2
+
+
+async def test_a_call_that_runs_on_ends_with_its_time(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
+) -> None:
+    script, _ = held
+    connection = limited(gateway, script, concurrent_calls=1, call_timeout_seconds=2)
+    await hang_up(await start(http, connection, script))
+    assert refusal(await post(http, connection, call("x")))
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
+    (again,) = await start(http, connection, script)
+    await hang_up([again])
+
+
+async def test_more_calls_than_a_connection_s_share_run_on_where_its_limit_bounds_them(
+    held: tuple[ScriptedServer, Held],
+) -> None:
+    script, switch = held
+    with running_world(workers=1) as world:
+        instance = world.instance(script.port)
+        greedy, careful = world.connect(instance), world.connect(instance)
+        limit = world.connect(instance, limits=GrantLimits(concurrent_calls=1000))
+        pool = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            verify=world.tls.client_context(), timeout=15, trust_env=False, limits=pool
+        ) as http:
+            calls = await start(http, greedy, script, calls=MAX_DETACHED + 6)
+            await hang_up(calls)
+            await asyncio.to_thread(eventually, lambda: script.open == MAX_DETACHED, "its share runs on")
+            # Nobody else has less for that.
+            await hang_up(await start(http, careful, script, calls=3))
+            await hang_up(await start(http, limit, script, calls=MAX_DETACHED + 6))
+            assert (await post(http, careful, request("ping"))).status_code == 200
+            assert script.open == MAX_DETACHED + 3 + MAX_DETACHED + 6
+        switch.release()
+        await asyncio.to_thread(eventually, lambda: script.open == 0, "all end")
+
+
+async def test_a_lower_limit_lets_what_runs_end_and_a_change_revokes_nothing(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
+) -> None:
+    script, switch = held
+    connection = limited(gateway, script, concurrent_calls=3)
+    calls = await start(http, connection, script, calls=2)
+    await asyncio.to_thread(gateway.change_grant, connection, limits=GrantLimits(concurrent_calls=1))
+    assert refusal(await post(http, connection, call("x")))
+    assert script.open == 2
+    await asyncio.to_thread(gateway.change_grant, connection, limits=None)
+    calls += await start(http, connection, script, calls=3)
+    switch.release()
+    assert [await ended(each) for each in calls] == [200] * 5
+
+
+async def test_a_killed_worker_s_places_are_free_again_and_the_minute_goes_on(
+    many: World, held: tuple[ScriptedServer, Held]
+) -> None:
+    script, switch = held
+    connection = limited(many, script, concurrent_calls=4, requests_per_minute=6)
+    async with fresh(many) as http:
+        calls = await start(http, connection, script, calls=4)
+        assert refusal(await post(http, connection, call("x")))["error"]["data"] == {"retryAfterMs": 1000}
+        hellos = len(many.dtma.hellos)
+        for victim in many.dtma.workers:
+            os.kill(victim.pid, signal.SIGKILL)
+        await asyncio.to_thread(
+            eventually, lambda: len(many.dtma.hellos) == hellos + 4, "all workers are replaced", seconds=60
+        )
+        await asyncio.to_thread(eventually, lambda: many.dtma.is_acked(many.dtma.revision), "they have the policy")
+        assert [await ended(each) for each in calls] == [0] * 4
+        await asyncio.to_thread(eventually, lambda: script.open == 0, "their calls end at the server")
+        # Two are left of the minute; places are not what is missing.
+        calls = await start(http, connection, script, calls=2)
+        assert refusal(await post(http, connection, call("x")))["error"]["data"]["retryAfterMs"] > 1000
+        switch.release()
+        assert [await ended(each) for each in calls] == [200] * 2
+
+
+async def test_a_stopped_worker_keeps_its_places_and_holds_up_nobody(
+    many: World, held: tuple[ScriptedServer, Held]
+) -> None:
+    script, switch = held
+    connection = limited(many, script, concurrent_calls=2, requests_per_minute=1000)
+    async with fresh(many) as http:
+        (first,) = await start(http, connection, script)
+        stopped = [hello.pid for hello in many.dtma.workers if holds(hello.pid, script.port)]
+        assert len(stopped) == 1
+        os.kill(stopped[0], signal.SIGSTOP)
+        try:
+            answered: list[dict[str, Any]] = []
+            running: list[asyncio.Task[httpx.Response]] = []
+
+            async def ask() -> None:
+                # What the kernel gave to the stopped worker is given up; what others got is answered.
+                asking = asyncio.create_task(post(http, connection, call("x", id="other")))
+                done, _ = await asyncio.wait({asking}, timeout=0.5)
+                if done:
+                    answered.append(refusal(asking.result()))
+                else:
+                    running.append(asking)
+
+            while not answered or script.open < 2:
+                await ask()
+            assert script.open == 2, "one of two places was free"
+            assert answered[0]["error"]["data"] == {"retryAfterMs": 1000}
+        finally:
+            os.kill(stopped[0], signal.SIGCONT)
+        switch.release()
+        assert await ended(first) == 200
+        assert {await ended(each) for each in running} == {200}
+
+
+def holds(pid: int, port: int) -> bool:
+    """Whether a process has a connection to a port of loopback."""
+    sockets = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in sockets for line in lines)
+
+
+async def test_refused_requests_name_their_reason_in_the_log(
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
+) -> None:
+    script, _ = held
+    connection = limited(
+        gateway, script, concurrent_calls=1, requests_per_minute=2, max_request_bytes=1024, call_timeout_seconds=1
+    )
+    await post(http, connection, request("ping"))
+    (running,) = await start(http, connection, script)
+    await post(http, connection, call("x"))
+    await post(http, connection, call("x", {"x": "y" * 1024}))
+    await asyncio.wait_for(running, 10)
+    await post(http, connection, call("x"))
+    reasons = [line["reason"] for line in gateway.log_lines() if line.get("connection") == connection.uid]
+    assert reasons == ["concurrency-limit", "request-size-limit", "call-timeout", "rate-limit"]
