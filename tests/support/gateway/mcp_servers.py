@@ -172,7 +172,14 @@ def scripted_server(answer: Answer = accepted) -> Generator[ScriptedServer]:
 
     async def stop() -> None:
         server.close()
+        transports = [each.transport for each in http.connections]
         await http.shutdown(0.1)
+        for transport in transports:
+            if transport is not None:
+                # One with bytes that nobody takes would otherwise outlive its loop.
+                transport.abort()
+        # Each connection learns of its end in the loop's next round.
+        await asyncio.sleep(0)
 
     try:
         yield script

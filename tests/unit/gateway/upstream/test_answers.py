@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h11
 import pytest
@@ -63,7 +63,12 @@ RAW = TAILS | st.binary(max_size=80) | st.tuples(HEADS, TAILS).map(b"".join)
 
 @given(RAW, SIZES, st.booleans())
 def test_how_bytes_are_cut_changes_nothing(raw: bytes, sizes: list[int], closed: bool) -> None:
-    assert read(*cut(raw, sizes), closed=closed) == read(raw, closed=closed)
+    found, whole = read(*cut(raw, sizes), closed=closed), read(raw, closed=closed)
+    if whole.error is not None:
+        # Pieces before the one that is wrong have left already; what shares it with the error has not.
+        assert found.body.startswith(whole.body)
+        found = replace(found, body=whole.body)
+    assert found == whole
 
 
 @given(
