@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from toolbox_dtma.gateway import limits, parsing
 from toolbox_dtma.gateway.accounting import Meter
 from toolbox_dtma.gateway.admission import Ask, admit
+from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.headers import LAST_EVENT_ID, SESSION, HeaderRefused, upstream_headers
@@ -36,7 +37,7 @@ from toolbox_dtma.gateway.refusal import (
     unauthorized,
     unavailable,
 )
-from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Call, Relay
+from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Relay
 from toolbox_dtma.gateway.sessions import Binding
 from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.state import PolicyState, Target
