@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -14,6 +14,19 @@ _BOM = b"\xef\xbb\xbf"
 
 WrapId = Callable[[bytes], bytes]
 """From the value of a server's `id` field to the one that the client gets; empty forbids to resume there."""
+
+
+DENSE_LINES, PORTION_BYTES = 500, 1024
+"""What has more line ends than this is read in portions of so many bytes."""
+
+
+def portions(chunk: bytes) -> Iterator[bytes]:
+    """A chunk in parts, each of which is read in little time."""
+    if chunk.count(b"\n") + chunk.count(b"\r") <= DENSE_LINES:
+        yield chunk
+    else:
+        for start in range(0, len(chunk), PORTION_BYTES):
+            yield chunk[start : start + PORTION_BYTES]
 
 
 class EventTooLarge(Exception):
