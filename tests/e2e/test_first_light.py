@@ -12,6 +12,7 @@ from localstack import quickstart
 from localstack.quickstart import Target
 from localstack.stack import LocalStack
 from support.poll import until
+from support.system import changing_server
 from support.system.world import World
 
 pytestmark = pytest.mark.e2e
@@ -143,6 +144,64 @@ def test_a_connection_from_a_namespace_that_is_not_shared_with_is_denied(world: 
     world.patch(HELLO, {"spec": {"sharing": {"namespaces": {"from": "All"}}}})
     world.await_status(denied, phase="Connected")
     world.stack.parts.cluster.kubectl("delete", denied.resource, "-n", denied.namespace, "--timeout=30s")
+
+
+def test_a_tool_that_changes_is_hidden_until_its_new_hash_is_accepted(world: World) -> None:
+    server = Target("MCPServer", "mcp-system", "changing")
+    connection = Target("AgentMCPConnection", "mcp-system", "bot-changing")
+    kubectl = world.stack.parts.cluster.kubectl
+    server_spec = changing_server.spec(world.status(HELLO)["resolved"]["image"])
+    connection_spec = {"agent": {"name": "bot"}, "serverRef": {"name": server.name}}
+    world.stack.parts.cluster.apply(
+        [
+            {
+                "apiVersion": "magictoolbox.dev/v1alpha1",
+                "kind": target.kind,
+                "metadata": {"name": target.name, "namespace": target.namespace},
+                "spec": spec,
+            }
+            for target, spec in ((server, server_spec), (connection, connection_spec))
+        ]
+    )
+    world.await_condition(connection, "Ready", "True")
+
+    def accept() -> str:
+        hash_ = str(world.status(server)["toolsHash"])
+        world.patch(server, {"spec": {"expose": {"tools": {"approvedHash": hash_}}}})
+        world.await_condition(server, "Ready", "True")
+        world.await_condition(connection, "Ready", "True")
+        return hash_
+
+    approved = accept()
+    secret = world.secret(connection.namespace, f"{connection.name}-mcp")
+    assert secret is not None
+    assert world.call(secret, "turn", {}).tools == ("get_time", "turn")
+    # From the same moment on, without waiting for a probe.
+    assert world.call(secret, "turn", {}).tools == ("turn",)
+    hidden = world.await_condition(server, "ToolsChanged", "True", "ToolsNotApproved")
+    assert "get_time" in hidden["message"] and world.status(server)["toolsHash"] in hidden["message"]
+    world.await_status(connection, tools=1)
+    assert world.refusal(secret, "get_time", {}) is not None
+    described = until(
+        "an event about tools",
+        lambda: kubectl("describe", server.resource, "-n", server.namespace),
+        lambda text: "ToolsNotApproved" in text.partition("Events:")[2],
+    )
+    assert "changed get_time" in described.partition("Events:")[2]
+    status = world.status(server)
+    row = f"SELECT tools -> 0 ->> 'hash' FROM account_tool_instances WHERE id = '{status['instanceId']}'"  # noqa: S608 - an id of our own
+    until("the hash in the record", lambda: world.rows(row), lambda rows: rows == [(status["tools"][0]["hash"],)])
+
+    assert accept() != approved
+
+    def conditions() -> set[str]:
+        return {condition["type"] for condition in world.status(server)["conditions"]}
+
+    until("without the condition", conditions, lambda types: "ToolsChanged" not in types)
+    answer = world.call(secret, "get_time", {})
+    assert (answer.tools, answer.text) == (("get_time", "turn"), "get_time was called")
+    for target in (connection, server):
+        kubectl("delete", target.resource, "-n", target.namespace, "--timeout=60s")
 
 
 def test_the_operator_killed_and_started_again_changes_nothing(world: World) -> None:

@@ -40,6 +40,9 @@ def problems(body: Body) -> list[str]:
         for type_ in _ABNORMAL
         if type_ in by_type and by_type[type_]["status"] != "True"
     ]
+    changed = by_type.get("ToolsChanged")
+    if changed is not None and changed["status"] != "True":
+        found.append("C15: ToolsChanged is there without being True")
     if all(type_ in by_type for type_ in _ABNORMAL):
         found.append("C04: Reconciling and Stalled are both there")
     if ready is not None and ready["status"] == "True":

@@ -17,6 +17,8 @@ from toolbox_dtma.wire import HostConfig
 METHODS = ("GET", "POST", "DELETE", "OPTIONS")
 
 _PATH = re.compile(r"/servers/([A-Za-z0-9-]{1,128})/mcp")
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+"""Name or address, and perhaps a port; no part of a URL besides."""
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
 
 
@@ -33,7 +35,17 @@ class Ask:
 
 
 def admit(ask: Ask, state: PolicyState, throttle: FailureThrottle) -> Admitted:
-    """The grant under which a request runs. Raises `Refusal`."""
+    """The grant under which a request runs. Raises `Refusal`, with the holder of a valid credential."""
+    held = state.authenticate(_token(ask.headers)) if state.serving else ()
+    try:
+        return _admit(ask, held, state, throttle)
+    except Refusal as refusal:
+        if held:
+            refusal.holder = {"connection": held[0].grant.uid, "instance": held[0].grant.instance}
+        raise
+
+
+def _admit(ask: Ask, held: tuple[Admitted, ...], state: PolicyState, throttle: FailureThrottle) -> Admitted:
     # The raw path is compared: nothing is decoded, so nothing can be hidden in an encoding.
     match = _PATH.fullmatch(ask.path.partition("?")[0])
     if match is None:
@@ -43,8 +55,7 @@ def admit(ask: Ask, state: PolicyState, throttle: FailureThrottle) -> Admitted:
     _check_browser(ask.headers, state.config)
     if ask.method not in METHODS:
         raise Refusal.rpc(405, "method", SERVER_ERROR, "Method not allowed", headers={"Allow": ", ".join(METHODS)})
-    admitted = state.authenticate(_token(ask.headers))
-    if not admitted:
+    if not held:
         wait = throttle.failed(ask.source)
         if wait is None:
             raise unauthorized()
@@ -55,7 +66,7 @@ def admit(ask: Ask, state: PolicyState, throttle: FailureThrottle) -> Admitted:
             "Too many failed attempts from this address",
             headers={"Retry-After": str(int(wait) + 1)},
         )
-    for candidate in admitted:
+    for candidate in held:
         if candidate.grant.instance == match[1]:
             return candidate
     raise Refusal.rpc(403, "other-instance", SERVER_ERROR, "This token is not valid for this server")
@@ -80,10 +91,8 @@ def _check_browser(headers: CIMultiDictProxy[str], config: HostConfig | None) ->
 
 @lru_cache(maxsize=256)
 def _hostname(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+    found = _HOST.fullmatch(host)
+    return found[1].strip("[]").lower() if found is not None else None
 
 
 @lru_cache(maxsize=1)

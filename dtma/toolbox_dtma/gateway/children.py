@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from toolbox_dtma.gateway.clients import Share
 from toolbox_dtma.gateway.control import MAX_PACKET_BYTES, Certificate, Drain
-from toolbox_dtma.gateway.memories import Memories
+from toolbox_dtma.gateway.memory import WorkersMemory
 from toolbox_dtma.gateway.settings import GatewaySettings
 
 
@@ -23,9 +23,9 @@ class Child:
     place: int
     """Its number among all processes that may run at once, those that drain included."""
     pid: int
+    records: int
+    """Descriptor of its memory file for call records."""
     control: socket.socket
-    calls: int
-    """Descriptor of its memory with call records."""
     started_at: float
     """Monotonic seconds."""
     serving: bool = False
@@ -76,15 +76,15 @@ def start(
     settings: GatewaySettings,
     share: Share,
     listening: socket.socket,
-    memories: Memories,
+    memory: WorkersMemory,
     now: float,
     *,
     replaces: bool,
 ) -> Child:
     """Start a worker on a listening socket. Raises `OSError`."""
-    calls = memories.take()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
+    records, counts = memory.records(), memory.counts
     with theirs:
         options = {
             # Not the file: a worker that comes back must not stumble over what was written into it since.
@@ -92,20 +92,21 @@ def start(
             "--name": name,
             "--fd": listening.fileno(),
             "--control": theirs.fileno(),
-            "--memory-fd": memories.counts.memory,
-            "--fence-fd": memories.counts.fence,
+            "--calls-fd": records,
+            "--memory-fd": counts.memory,
+            "--fence-fd": counts.fence,
             "--column": place,
-            "--columns": memories.counts.columns,
-            "--calls-fd": calls,
+            "--columns": counts.columns,
             "--parent": os.getpid(),
             "--connections": share.connections,
             "--per-source": share.per_source,
         }
         command = [sys.executable, "-m", "toolbox_dtma.gateway.worker"]
         command += [text for option, value in options.items() for text in (option, str(value))]
-        kept = (listening.fileno(), theirs.fileno(), calls, *memories.counts.descriptors)
-        pid = _spawn(command + ["--replaces"] * replaces, kept)
-    return Child(place, pid, ours, calls, now)
+        pid = _spawn(
+            command + ["--replaces"] * replaces, (listening.fileno(), theirs.fileno(), records, *counts.descriptors)
+        )
+    return Child(place, pid, records, ours, now)
 
 
 def _spawn(command: list[str], descriptors: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from toolbox_dtma.gateway.clients import Clients
+from toolbox_dtma.gateway.http import AuditedConnection, Refuse
 from toolbox_dtma.gateway.settings import ClientBounds
 from toolbox_dtma.link.messages import Cut
 
@@ -30,7 +31,7 @@ _LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class Connection(RequestHandler):
+class Connection(AuditedConnection):
     """aiohttp's connection, watched."""
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Connection(RequestHandler):
         "_stall_timer",
         "_wire",
         "made",
+        "measured",
     )
 
     def __init__(
@@ -50,11 +52,13 @@ class Connection(RequestHandler):
         server: Server,
         bounds: ClientBounds,
         clients: Clients,
+        refused: Refuse,
         loop: asyncio.AbstractEventLoop,
         ended: Callable[[], None],
     ):
         super().__init__(
             server,
+            refused,
             loop=loop,
             auto_decompress=False,
             # aiohttp's default is a logger of its own, which would quote requests.
@@ -70,6 +74,8 @@ class Connection(RequestHandler):
         self._ended = ended
         self.made = False
         """Whether it became a client's to use; before that, TLS may have failed."""
+        self.measured = False
+        """Whether a head of this connection may have been too large, though it came in one piece."""
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -104,8 +110,9 @@ class Connection(RequestHandler):
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
+            self.measured = self.measured or self._head_bytes + len(data) > self._bounds.head_bytes
             self._unwatch_head()
-        elif data and (self._head_timer is not None or self._waiter is not None):
+        elif data and not self.busy and (self._head_timer is not None or self._waiter is not None):
             self._part_of_a_head(len(data))
 
     def _part_of_a_head(self, size: int) -> None:
@@ -175,20 +182,21 @@ class _Request(web.BaseRequest):
 class Server(web.Server):
     """Makes the connections of one worker and knows which are open."""
 
-    def __init__(self, handler: Handler, bounds: ClientBounds, clients: Clients):
+    def __init__(self, handler: Handler, bounds: ClientBounds, clients: Clients, refused: Refuse):
         super().__init__(self._handle, handler_cancellation=True, request_factory=self._request)
         self._handler = handler
         self._bounds = bounds
         self._clients = clients
+        self._refused = refused
         self.draining = False
 
     def connection(self, ended: Callable[[], None]) -> Connection:
         """A new connection; `ended` is called when it was made and is lost."""
-        return Connection(self, self._bounds, self._clients, self._loop, ended)
+        return Connection(self, self._bounds, self._clients, self._refused, self._loop, ended)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         # A head that came in one piece is complete before its size is known.
-        if sum(len(name) + len(value) for name, value in request.raw_headers) > self._bounds.head_bytes:
+        if cast("Connection", request.protocol).measured and _head_size(request) > self._bounds.head_bytes:
             self._clients.cut(Cut.HEAD_LARGE)
             refusal = web.Response(status=431)
             refusal.force_close()
@@ -220,3 +228,7 @@ class Server(web.Server):
         for each in tuple(self._connections):
             if not cast("Connection", each).busy:
                 each.force_close()
+
+
+def _head_size(request: web.BaseRequest) -> int:
+    return sum(len(name) + len(value) for name, value in request.raw_headers)

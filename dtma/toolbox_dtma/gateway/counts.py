@@ -61,17 +61,13 @@ class SharedMemory:
     @classmethod
     def make(cls, columns: int) -> SharedMemory:
         """Memory of zeros, of which only what is used takes room. Raises `OSError`."""
-        made = cls(os.memfd_create("gateway-counts"), os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), columns)
-        os.ftruncate(made.memory, made._size)
-        return made
+        memory = os.memfd_create("gateway-counts")
+        os.ftruncate(memory, columns * _COLUMN_WORDS * _WORD_BYTES)
+        return cls(memory, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), columns)
 
-    @property
-    def _size(self) -> int:
-        return self.columns * _COLUMN_WORDS * _WORD_BYTES
-
-    def fits(self, columns: int) -> bool:
-        """Whether it was made for so many columns, by a version that lays them out like this one. Raises `OSError`."""
-        return self.columns == columns and os.fstat(self.memory).st_size == self._size
+    def is_complete(self) -> bool:
+        """Whether the memory is as large as these columns are; another version may have laid it out differently."""
+        return os.fstat(self.memory).st_size == self.columns * _COLUMN_WORDS * _WORD_BYTES
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -80,7 +76,7 @@ class SharedMemory:
 
     def map(self) -> memoryview:
         """The words. Each is read and written as a whole, since it is aligned. Raises `OSError`."""
-        return memoryview(mmap.mmap(self.memory, self._size)).cast("Q")
+        return memoryview(mmap.mmap(self.memory, self.columns * _COLUMN_WORDS * _WORD_BYTES)).cast("Q")
 
     def pass_fence(self) -> None:
         """See the module. The sum stays zero, so this never blocks."""

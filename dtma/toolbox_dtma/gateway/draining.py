@@ -9,7 +9,7 @@ from toolbox_dtma.gateway.exchanges import Cause, Exchanges
 from toolbox_dtma.gateway.listener import Listener
 
 LOOK_SECONDS = 0.05
-LAST_SECONDS = 1.0
+LAST_SECONDS = 0.5
 """For what was cut to be told so."""
 
 
@@ -36,4 +36,5 @@ async def drain(
         await asyncio.sleep(LOOK_SECONDS)
     exchanges.abort_all(Cause.STOPPING)
     await listener.close()
+    # Twice at most: for what is being answered, and then for what has to be cut.
     await server.shutdown(LAST_SECONDS)

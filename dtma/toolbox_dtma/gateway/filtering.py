@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from toolbox_dtma.gateway.definitions import approves
 from toolbox_dtma.gateway.skimming import Document, Members, Span, Steps, Want
 from toolbox_dtma.gateway.strictjson import NotJson, Repeated
 from toolbox_dtma.gateway.view import View
@@ -17,6 +18,8 @@ _CACHED = ("resultType", *_CACHE_MEMBERS)
 _ARRAY, _OBJECT = b"[{"
 
 Exposes = Callable[[str], bool]
+Shown = Callable[[str, str], str | None]
+"""From the name and the text of an element to the text that is passed on; None hides it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Listing:
     member: str
     name: str
     exposes: Exposes
+    shown: Shown | None = None
+    """What of an exposed element is passed on; all of it where this is None."""
 
 
 def listings(view: View) -> tuple[Listing, ...]:
@@ -36,7 +41,11 @@ def listings(view: View) -> tuple[Listing, ...]:
         ("resources", "uri", view.resources),
         ("resourceTemplates", "uriTemplate", view.resources),
     )
-    return tuple(Listing(member, name, names.exposes) for member, name, names in kinds if names.restricted)
+    hidden = (Listing(member, name, names.exposes) for member, name, names in kinds if names.restricted)
+    if view.approved is None:
+        return tuple(hidden)
+    shown = approves(view.approved)
+    return tuple(replace(each, shown=shown) if each.member == "tools" else each for each in hidden)
 
 
 class Undecidable(Exception):
@@ -154,8 +163,12 @@ class _Cutter:
 
         def element(position: int) -> Steps[int]:
             found, end = yield from document.wanted(position, depth + 1, want)
-            if isinstance(found, Members) and _is_exposed(document.plain(found), listing):
-                shown.append(document.raw[position:end])
+            name = _exposed_name(document.plain(found), listing) if isinstance(found, Members) else None
+            if name is not None:
+                raw = document.raw[position:end]
+                passed = raw if listing.shown is None else _encoded(listing.shown(name, raw.decode()))
+                if passed is not None:
+                    shown.append(passed)
             return end
 
         end = yield from document.each(start, depth, element)
@@ -174,6 +187,11 @@ def _ttl(value: Any) -> int:
     return int(min(value, MAX_TTL_MS))
 
 
-def _is_exposed(element: dict[str, Any], listing: Listing) -> bool:
+def _exposed_name(element: dict[str, Any], listing: Listing) -> str | None:
     name = element.get(listing.name)
-    return not isinstance(element, Repeated) and isinstance(name, str) and listing.exposes(name)
+    exposed = not isinstance(element, Repeated) and isinstance(name, str) and listing.exposes(name)
+    return name if exposed else None
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()

@@ -15,8 +15,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from toolbox_dtma.gateway.counts import SharedMemory
-
 VARIABLE = "TOOLBOX_GATEWAY_HANDOVER"
 CHECK = "--check"
 CHECK_SECONDS = 60.0
@@ -32,8 +30,8 @@ class HeldChild(BaseModel):
     pid: int
     control: int
     """Descriptor of the socket to it."""
-    calls: int
-    """Descriptor of its memory with call records."""
+    records: int
+    """Descriptor of its memory file for call records."""
     started_at: float
     """Monotonic seconds, which go on over exec."""
 
@@ -54,19 +52,21 @@ class Handover(BaseModel):
 
     v: Literal[1] = 1
     slots: tuple[HeldSlot, ...]
+    counts: int
+    fence: int
+    """Descriptors of what the workers count in."""
+    left: tuple[int, ...] = ()
+    """Descriptors of call records that ended workers left."""
     certificate: int | None = None
     """Descriptor of a memory file with the pair in use."""
-    counts: SharedMemory
-    calls_left: tuple[int, ...] = ()
-    """Descriptors of memories with call records of workers that have ended."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Every descriptor that has to stay open."""
         listening = [slot.listening for slot in self.slots]
-        children = [each for slot in self.slots if (child := slot.child) for each in (child.control, child.calls)]
+        children = [each for slot in self.slots if (child := slot.child) for each in (child.control, child.records)]
         certificate = () if self.certificate is None else (self.certificate,)
-        return (*listening, *children, *certificate, *self.counts.descriptors, *self.calls_left)
+        return (*listening, *children, self.counts, self.fence, *self.left, *certificate)
 
 
 class ReloadRefused(Exception):

@@ -9,6 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 SESSION = "Mcp-Session-Id"
 CONNECTION = "Mcp-Toolbox-Connection"
 LAST_EVENT_ID = "Last-Event-ID"
+EVENT_STREAM = "text/event-stream"
 
 _UP = frozenset(
     {"content-type", "accept", "mcp-protocol-version", "mcp-method", "mcp-name", "traceparent", "tracestate"}
@@ -17,6 +18,8 @@ _UP_PREFIX = "mcp-param-"
 _SHORT_NAME = 64
 """Only names of up to so many characters are remembered, so that clients cannot fill the memory with them."""
 _DOWN = ("Content-Type", "Cache-Control", "Allow", "Retry-After")
+_SHARED = ("public", "s-maxage", "must-revalidate")
+"""What lets a shared cache keep the answer to a request with a credential (RFC 9111, section 3.5)."""
 
 
 class HeaderRefused(Exception):
@@ -64,13 +67,29 @@ def downstream_headers(received: CIMultiDictProxy[str], *, session: str | None) 
         values = received.getall(name, [])
         if len(values) == 1 and _is_plain(values[0]):
             headers[name] = values[0]
+    if media_type(received) == EVENT_STREAM:
+        # By its specification UTF-8; a client that believed another charset would read other events than policy does.
+        headers["Content-Type"] = EVENT_STREAM
     caching = headers.get("Cache-Control", "").lower()
-    if "public" in caching or "s-maxage" in caching:
+    if any(directive in caching for directive in _SHARED):
         # An answer to one credential must never be kept for another.
         headers["Cache-Control"] = "no-store"
     if session is not None:
         headers[SESSION] = session
     return headers
+
+
+def unreadable(received: CIMultiDictProxy[str]) -> str | None:
+    """Why an answer must not be passed on, as a word for the log: encoded, or an event stream to some clients only.
+
+    Clients look for the type at the start of Content-Type, or anywhere in it.
+    """
+    if any(coding.strip().lower() not in ("", "identity") for coding in received.getall("Content-Encoding", [])):
+        return "upstream-encoded"
+    types = received.getall("Content-Type", [])
+    if "event-stream" in ",".join(types).lower() and (len(types) > 1 or media_type(received) != EVENT_STREAM):
+        return "upstream-type"
+    return None
 
 
 def media_type(headers: CIMultiDictProxy[str]) -> str:

@@ -54,8 +54,8 @@ class Link:
         state: PolicyState,
         exchanges: Exchanges,
         prober: Prober,
-        reporter: Reporter,
         vitals: Callable[[], Vitals],
+        reporter: Reporter,
         log: FilteringBoundLogger,
     ):
         self._socket = socket
@@ -64,8 +64,8 @@ class Link:
         self._state = state
         self._exchanges = exchanges
         self._prober = prober
-        self._reporter = reporter
         self._vitals = vitals
+        self._reporter = reporter
         self._log = log
         self._probes = asyncio.Semaphore(MAX_PROBES)
         self._connected = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -21,7 +21,10 @@ MAX_BATCH = 50
 PROTECTED = frozenset({"jsonrpc", "id", "method", "params", "result", "error", "name", "uri", "ref", "taskId", "_meta"})
 """Members that policy or a server decides by. Nothing that merely resembles one of them is let through."""
 _PROTECTED_FOLDED = frozenset(name.casefold() for name in PROTECTED)
-_LONGEST = max(map(len, PROTECTED))
+_INVISIBLE = ("Cc", "Cf")
+"""Unicode categories of control and format characters."""
+_LONGEST = 64
+"""Characters. No member that policy or a server decides by is longer."""
 
 MAX_SUBSCRIPTIONS = 1000
 """Resources that one request may ask to be told of, where it must be decided for each."""
@@ -74,8 +77,10 @@ class Body:
         return any(message.kind is Kind.REQUEST for message in self.messages)
 
 
-def check_content(types: Sequence[str], encodings: Sequence[str]) -> None:
-    """Refuse a body by its Content-Type and Content-Encoding lines. Raises `BodyRefused`."""
+def check_content(types: Sequence[str], encodings: Sequence[str], transfer: Sequence[str]) -> None:
+    """Refuse a body by its Content-Type, Content-Encoding and Transfer-Encoding lines. Raises `BodyRefused`."""
+    if [coding.lower() for coding in transfer] not in ([], ["chunked"]):
+        raise BodyRefused(INVALID_REQUEST, "the only Transfer-Encoding is chunked")
     if any(encodings):
         raise BodyRefused(INVALID_REQUEST, "Content-Encoding is not supported; send the body as it is")
     if len(types) != 1:
@@ -209,34 +214,48 @@ def is_unambiguous(name: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _resembles_protected(name: str) -> bool:
+def _folded(name: str) -> str:
     visible = ""
     for character in name:
-        if unicodedata.category(character) not in ("Cc", "Cf"):
+        if unicodedata.category(character) not in _INVISIBLE:
             visible += character
-            # No character becomes less than one by what follows, so a longer name equals no protected one.
+            # What follows makes nothing shorter that is to become ASCII, so a longer name resembles none of ours.
             if len(visible) > _LONGEST:
-                return False
+                return visible
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
-    return "".join(c for c in folded if unicodedata.category(c) not in ("Cc", "Cf")) in _PROTECTED_FOLDED
+    return "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE)
+
+
+def folded(name: str) -> str:
+    """A member's name after NFKC, case folding and removal of control characters."""
+    if name.isascii() and name.isprintable():
+        return name.lower()
+    # Long names are never cached: they would let one client fill the cache with kilobytes each.
+    return _folded(name) if len(name) <= _LONGEST else _folded.__wrapped__(name)
 
 
 def resembles_protected(name: str) -> bool:
-    """Whether a name equals a protected one after NFKC, case folding and removal of control characters."""
-    if name.isascii() and name.isprintable():
-        return name.lower() in _PROTECTED_FOLDED
-    # Long names are never cached: they would let one client fill the cache with kilobytes each.
-    return _resembles_protected(name) if len(name) <= 64 else _resembles_protected.__wrapped__(name)
+    """Whether a name is a protected one once it is `folded`."""
+    return folded(name) in _PROTECTED_FOLDED
+
+
+def _alike(*members: str) -> Callable[[str], bool]:
+    """Tells names that policy must see because a server could take them for one of these."""
+    names = {folded(member) for member in members}
+    return lambda name: folded(name) in names
 
 
 _PARAMS = Want(
     {
         **dict.fromkeys(PROTECTED),
-        "ref": Want(dict.fromkeys(("type", "name", "uri"))),
+        "ref": Want(dict.fromkeys(("type", "name", "uri")), keep=_alike("type", "name", "uri")),
         "_meta": Want({VERSION_META: None, TRACE_META: None}),
-        "notifications": Want({"resourceSubscriptions": Want(elements=MAX_SUBSCRIPTIONS + 1)}),
+        "notifications": Want(
+            {"resourceSubscriptions": Want(elements=MAX_SUBSCRIPTIONS + 1)}, keep=_alike("resourceSubscriptions")
+        ),
     },
     check=is_unambiguous,
+    keep=_alike("notifications"),
 )
 _MESSAGE = Want({**dict.fromkeys(PROTECTED), "params": _PARAMS}, check=is_unambiguous)
 

@@ -17,7 +17,7 @@ from toolbox_dtma.gateway.methods import (
     VERSION_META,
     Rule,
 )
-from toolbox_dtma.gateway.parsing import MAX_SUBSCRIPTIONS, Body, Kind, RpcId, RpcMessage
+from toolbox_dtma.gateway.parsing import MAX_SUBSCRIPTIONS, Body, Kind, RpcId, RpcMessage, folded
 from toolbox_dtma.gateway.strictjson import Repeated
 from toolbox_dtma.gateway.view import View
 
@@ -76,16 +76,23 @@ def _verdict(message: RpcMessage, view: View) -> tuple[int, str] | None:
             return DENIED, "this connection may not use that resource"
         case Rule.COMPLETE:
             return _completion(params.get("ref"), view)
-        case Rule.LISTEN if not _may_listen(params.get("notifications"), view):
+        case Rule.LISTEN if not _may_listen(params, view):
             return DENIED, "this connection may not use one of those resources"
         case _:
             return None
 
 
+def _unambiguous(value: Any, *members: str) -> Mapping[str, Any] | None:
+    """The object that policy reads these members of; None where a server could read another value of one of them."""
+    if not isinstance(value, dict) or isinstance(value, Repeated):
+        return None
+    found = cast("Mapping[str, Any]", value)
+    alike = {folded(member) for member in members}
+    return None if any(name not in members and folded(name) in alike for name in found) else found
+
+
 def _completion(ref: Any, view: View) -> tuple[int, str] | None:
-    if not isinstance(ref, dict) or isinstance(ref, Repeated):
-        ref = {}
-    reference = cast("Mapping[str, Any]", ref)
+    reference = _unambiguous(ref, "type", "name", "uri") or {}
     match reference.get("type"):
         case "ref/prompt" if view.prompts.allow(reference.get("name")):
             return None
@@ -97,17 +104,19 @@ def _completion(ref: Any, view: View) -> tuple[int, str] | None:
             return DENIED, "completion is available for prompts and resources"
 
 
-def _may_listen(wanted: Any, view: View) -> bool:
+def _may_listen(params: Mapping[str, Any], view: View) -> bool:
     """Whether every resource that is to be watched may be; what else there is to listen to tells no names."""
     if not view.resources.restricted:
         return True
-    if not isinstance(wanted, dict) or isinstance(wanted, Repeated):
+    listening = _unambiguous(params, "notifications")
+    wanted = None if listening is None else _unambiguous(listening.get("notifications"), "resourceSubscriptions")
+    if wanted is None:
         return False
-    uris = cast("Mapping[str, Any]", wanted).get("resourceSubscriptions")
+    uris = wanted.get("resourceSubscriptions")
     if uris is None:
         return True
-    wanted = cast("list[Any]", uris) if isinstance(uris, list) else [None]
-    return len(wanted) <= MAX_SUBSCRIPTIONS and all(map(view.resources.allow_uri, wanted))
+    listed = cast("list[Any]", uris) if isinstance(uris, list) else [None]
+    return len(listed) <= MAX_SUBSCRIPTIONS and all(map(view.resources.allow_uri, listed))
 
 
 def needs_filter(body: Body) -> bool:
@@ -161,7 +170,8 @@ def check_routing(body: Body, headers: RoutingHeaders) -> bool:
     required = modern and message.kind is Kind.REQUEST
     if required and not named[0][0]:
         raise RevisionMissing(f"params._meta must name the revision of this request as {VERSION_META}")
-    if required and named[0][1] != version:
+    both = version is not None and named[0][0]
+    if (required and not both) or (both and named[0][1] != version):
         raise HeaderMismatch("MCP-Protocol-Version and the revision in params._meta must both be there and be equal")
     _check_method(message, headers.method, required)
     _check_name(message, headers.name, required)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -12,10 +13,13 @@ import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import Implementation, Tool
+from mcp_types import Implementation, ServerCapabilities, Tool
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from toolbox_dtma import __version__
+from toolbox_dtma.gateway.definitions import opaque, surface_hash
+from toolbox_dtma.gateway.shown_tools import ShownTool, ShownTools
 from toolbox_dtma.link.messages import ProbeRequest, ProbeResult, Surface
 from toolbox_dtma.wire import ProbeReport, ServerInfo, ToolSummary
 
@@ -29,6 +33,8 @@ MAX_CONVERSATION_BYTES = 8 * 1024 * 1024
 MAX_NAME = 512
 CLOSING_SECONDS = 1.0
 """What the farewell (DELETE of the session) may take beyond the deadline."""
+OTHER_ERA_SECONDS = 2.0
+"""What a server that speaks the stateless revision may take to list its tools after a handshake as well."""
 _SHOWN_TOOLS = 256
 _SHOWN_CHARACTERS = 256
 
@@ -69,10 +75,13 @@ class _Budget:
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, budget: _Budget, method: str):
+    def __init__(
+        self, inner: httpx2.AsyncByteStream, budget: _Budget, method: str, read: Callable[[bytes, bool], None]
+    ):
         self._inner = inner
         self._budget = budget
         self._method = method
+        self._read = read
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         received = 0
@@ -82,6 +91,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
                 async with asyncio.timeout(self._budget.seconds(self._method)):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
+                self._read(b"", True)
                 return
             except TimeoutError:
                 raise self._budget.fail("it did not answer in time") from None
@@ -89,6 +99,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
             self._budget.bytes -= len(chunk)
             if received > MAX_RESPONSE_BYTES or self._budget.bytes < 0:
                 raise self._budget.fail("it answered with too much data")
+            self._read(chunk, False)
             yield chunk
 
     async def aclose(self) -> None:
@@ -96,12 +107,13 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 class _BoundedTransport(httpx2.AsyncBaseTransport):
-    """Limits time, requests and bytes; refuses redirects and encodings; keeps no cookies."""
+    """Limits time, requests and bytes; refuses redirects and encodings; keeps no cookies; tells what it reads."""
 
-    def __init__(self, budget: _Budget):
+    def __init__(self, budget: _Budget, shown: ShownTools):
         # Plain HTTP to a container: certificates are never looked at, and loading them takes 20 ms.
         self._inner = httpx2.AsyncHTTPTransport(verify=False, trust_env=False)
         self._budget = budget
+        self._shown = shown
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         budget = self._budget
@@ -127,13 +139,14 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
             await response.aclose()
             raise budget.fail("it answered with an encoding that was not asked for")
         headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"set-cookie"]
+        kind = response.headers.get("content-type", "")
         stream = response.stream
         if not isinstance(stream, httpx2.AsyncByteStream):
             raise budget.fail("it answered in an unknown way")
         return httpx2.Response(
             response.status_code,
             headers=headers,
-            stream=_BoundedStream(stream, budget, request.method),
+            stream=_BoundedStream(stream, budget, request.method, self._shown.reader(kind)),
             extensions=response.extensions,
         )
 
@@ -174,10 +187,11 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:_SHOWN_CHARACTERS])
 
 
-async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport, Surface]:
+@asynccontextmanager
+async def _client(request: ProbeRequest, budget: _Budget, shown: ShownTools, mode: str) -> AsyncGenerator[Client]:
     host = f"[{request.address}]" if ":" in request.address else request.address
     http = httpx2.AsyncClient(
-        transport=_BoundedTransport(budget),
+        transport=_BoundedTransport(budget, shown),
         trust_env=False,
         headers={"Host": f"localhost:{request.port}", "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(MAX_SECONDS),
@@ -187,13 +201,61 @@ async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport
             f"http://{host}:{request.port}{request.path}", http_client=http, max_sse_event_size=MAX_RESPONSE_BYTES
         )
         info = Implementation(name="magic-toolbox-probe", version=__version__)
-        async with Client(transport, client_info=info, cache=None) as client:
-            can = client.server_capabilities
-            tools = await _all_tools(client) if can.tools is not None else []
-            prompts = await _all_prompts(client) if can.prompts is not None else ()
-            resources = await _all_resources(client) if can.resources is not None else ()
-            report = _report(client, tools)
-    return report, Surface(tools=tuple(tool.name for tool in tools), prompts=prompts, resources=resources)
+        async with Client(transport, client_info=info, cache=None, mode=mode) as client:
+            yield client
+
+
+async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport, Surface]:
+    shown = ShownTools()
+    async with _client(request, budget, shown, "auto") as client:
+        can = client.server_capabilities
+        tools = await _all_tools(client) if can.tools is not None else []
+        prompts = await _all_prompts(client) if can.prompts is not None else ()
+        resources = await _all_resources(client) if can.resources is not None else ()
+        version, info = client.protocol_version, client.server_info
+    if version in MODERN_PROTOCOL_VERSIONS and can.tools is not None:
+        tools += await _tools_of_the_handshake(request, budget, shown)
+    entries = _entries(shown, tools)
+    surface = Surface(
+        tools=tuple(entry.name for entry in entries),
+        hashes=tuple(entry.hash for entry in entries),
+        prompts=prompts,
+        resources=resources,
+    )
+    return _report(version, info, can, entries), surface
+
+
+async def _tools_of_the_handshake(request: ProbeRequest, budget: _Budget, shown: ShownTools) -> list[Tool]:
+    """What a server of the stateless revision lists after an initialize handshake; nothing if it knows none.
+
+    The other way round there is nothing to look for: the stateless revision is asked for first.
+    """
+    left = _Budget(budget.now, min(budget.deadline, budget.now() + OTHER_ERA_SECONDS))
+    try:
+        async with (
+            asyncio.timeout(OTHER_ERA_SECONDS + CLOSING_SECONDS),
+            _client(request, left, shown, "legacy") as client,
+        ):
+            return await _all_tools(client) if client.server_capabilities.tools is not None else []
+    except Exception:
+        # The same boundary as that of the whole probe. Most often the server speaks the stateless revision only;
+        # whatever else it is, it takes nothing from the conversation that has worked.
+        return []
+
+
+def _entries(shown: ShownTools, tools: list[Tool]) -> list[ShownTool]:
+    """Every definition, of either era. Raises `ProbeFailed`."""
+    seen = {entry.name for entry in shown.found}
+    unseen = {tool.name: tool for tool in tools if tool.name not in seen}
+    # What was listed in a form that no filter recognises: nobody whose tools are pinned will get it.
+    problem = "it was not sent as the tool of a list"
+    missing = [ShownTool(name, opaque(name), tool.description or "", problem) for name, tool in unseen.items()]
+    entries = [*shown.found, *missing]
+    if len(entries) > 2 * MAX_TOOLS:
+        raise ProbeFailed(f"it shows more than {2 * MAX_TOOLS} definitions of tools")
+    if any(len(entry.name) > MAX_NAME for entry in entries):
+        raise ProbeFailed(f"the name of one of its tools has more than {MAX_NAME} characters")
+    return entries
 
 
 async def _all_tools(client: Client) -> list[Tool]:
@@ -261,18 +323,27 @@ async def _all(
     raise ProbeFailed(f"its list of {what} has more than {MAX_PAGES} pages")
 
 
-def _report(client: Client, tools: list[Tool]) -> ProbeReport:
-    info = client.server_info
-    capabilities: dict[str, Any] = client.server_capabilities.model_dump(exclude_none=True, by_alias=True)
+def _report(
+    version: str, info: Implementation | None, can: ServerCapabilities, entries: list[ShownTool]
+) -> ProbeReport:
+    capabilities: dict[str, Any] = can.model_dump(exclude_none=True, by_alias=True)
+    problems = (f"{entry.name}: {entry.problem}" for entry in entries if entry.problem is not None)
+    problem = next(problems, None)
     return ProbeReport(
         ok=True,
-        protocol_version=_shown(client.protocol_version),
+        protocol_version=_shown(version),
         server_info=None if info is None else ServerInfo(name=_shown(info.name), version=_shown(info.version)),
         capabilities=tuple(sorted(_shown(name) for name in capabilities)[:32]),
         tools=tuple(
-            ToolSummary(name=_shown(tool.name), description=_shown(tool.description or ""))
-            for tool in tools[:_SHOWN_TOOLS]
+            ToolSummary(
+                name=_shown(entry.name),
+                description=_shown(entry.description),
+                hash=None if entry.problem is not None else entry.hash,
+            )
+            for entry in entries[:_SHOWN_TOOLS]
         ),
-        tools_total=len(tools),
-        tools_truncated=len(tools) > _SHOWN_TOOLS,
+        tools_total=len(entries),
+        tools_truncated=len(entries) > _SHOWN_TOOLS,
+        tools_hash=surface_hash(entry.hash for entry in entries),
+        tools_problem=None if problem is None else _shown(problem),
     )

@@ -29,6 +29,8 @@ class Refusal(Exception):
         self.reason = reason
         self.payload = payload
         self.headers = dict(headers or {})
+        self.holder: dict[str, str] = {}
+        """For the log: connection and instance of the credential that was used, where it is a valid one."""
 
     @classmethod
     def rpc(

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from toolbox_dtma.gateway.accounting import cancelled_outcome
+from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
-from toolbox_dtma.gateway.headers import SESSION, downstream_headers, media_type
+from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
 from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
 from toolbox_dtma.gateway.observer import UNMEASURED, Observer
-from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
-from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
+from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter, portions
-from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.gateway.state import Admitted, PolicyState
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.gateway.upstream.connection import Answer
@@ -39,27 +38,10 @@ DETACHED_SECONDS = 600.0
 """How long a call runs on after its client hung up."""
 MAX_DETACHED = 64
 """Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
+HASHED_OFFLOAD_BYTES = 8 * 1024
+"""Documents above this are cut in a thread where their tools are hashed: one of them can take many steps' time."""
 WHOLE_BYTES = 64 * 1024
 """Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What goes to the server, and what must be known of it when the answer comes."""
-
-    method: str
-    target: Target
-    headers: Mapping[str, str]
-    body: bytes | None
-    id: RpcId
-    binding: Binding
-    session: str | None
-    """The server's id of the session that the request belongs to."""
-    filter_lists: bool
-    """Whether a JSON answer may hold lists that belong to it."""
-    survives: bool
-    """Whether it runs on when the client hangs up."""
-    idle_seconds: float
 
 
 class Relay:
@@ -120,15 +102,15 @@ class Relay:
         # A switch of protocols would make the connection a tunnel for whatever stands before the gateway.
         if status < 200 or status == 401 or 300 <= status < 400:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
-        if upstream.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-            raise bad_gateway("upstream-encoded", "The server sent an encoded answer, unasked", call.id)
+        if (reason := unreadable(upstream.headers)) is not None:
+            raise bad_gateway(reason, "The server sent an encoded answer, or one of no certain type", call.id)
         most = _most(exchange)
         if most is not None and (upstream.length or 0) > most:
             raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
         kind = media_type(upstream.headers)
         exchange.calls.answering(status, kind)
-        if kind == "text/event-stream":
+        if kind == EVENT_STREAM:
             return await self._events(request, exchange, call, upstream, headers)
         if call.filter_lists and self._is_restricted(exchange):
             return await self._filtered(request, exchange, call, upstream, kind, headers)
@@ -252,10 +234,13 @@ class Relay:
             if not may_hold_list(raw, hidden):
                 return raw
             work = filter_lists(raw, hidden)
-            if is_quick(raw):
+            if view.approved is not None and len(raw) > HASHED_OFFLOAD_BYTES:
+                shown = await asyncio.to_thread(run, work)
+            elif is_quick(raw):
                 return run(work)
-            shown = await self._stepper.run(work)
-            # The policy may have become narrower between the steps.
+            else:
+                shown = await self._stepper.run(work)
+            # The policy may have become narrower meanwhile.
             if revision == self._state.revision:
                 return shown
 
@@ -280,9 +265,12 @@ class Relay:
                 if out:
                     await _write(response, out)
                     exchange.calls.sent(len(out))
+            if rewriter.unterminated:
+                exchange.cut = "unterminated"
             exchange.calls.complete()
         except (UpstreamError, EventTooLarge, Undecidable) as error:
             exchange.calls.broke(error)
+            exchange.cut = None if isinstance(error, UpstreamError) else "undecidable"
             _cut(request)
         except (ConnectionError, TimeoutError):
             _desert(request, exchange)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Mapping
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -12,12 +13,15 @@ from structlog.typing import FilteringBoundLogger
 from toolbox_dtma.gateway import limits, parsing
 from toolbox_dtma.gateway.accounting import Meter
 from toolbox_dtma.gateway.admission import Ask, admit
+from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.headers import LAST_EVENT_ID, SESSION, HeaderRefused, upstream_headers
+from toolbox_dtma.gateway.http import broken
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
 from toolbox_dtma.gateway.parsing import Body, BodyRefused, RpcId
 from toolbox_dtma.gateway.policy import (
+    HEADER_MISMATCH,
     HeaderMismatch,
     RoutingHeaders,
     check_routing,
@@ -33,7 +37,7 @@ from toolbox_dtma.gateway.refusal import (
     unauthorized,
     unavailable,
 )
-from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Call, Relay
+from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Relay
 from toolbox_dtma.gateway.sessions import Binding
 from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.state import PolicyState, Target
@@ -75,16 +79,7 @@ class Gateway:
         try:
             return await self._handle(request, note)
         except Refusal as refusal:
-            self._meter.refused(refusal.reason)
-            self._log.info(
-                "refused",
-                status=refusal.status,
-                reason=refusal.reason,
-                http_method=request.method,
-                source=request.remote or "",
-                **note,
-            )
-            return refusal.response()
+            return self.refused(request, refusal, note)
         except ConnectionError:
             raise
         except Exception as error:
@@ -94,6 +89,15 @@ class Gateway:
             self._meter.refused("internal")
             self._log.error("failed", error=type(error).__name__, frames=frames, **note)
             return Refusal.rpc(500, "internal", SERVER_ERROR, "Internal error of the gateway").response()
+
+    def refused(
+        self, request: web.BaseRequest, refusal: Refusal, note: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
+        """The answer to a request that is not relayed, audited with `note`. No word of the client's is in the line."""
+        self._meter.refused(refusal.reason)
+        known = {**refusal.holder, **(note or {})}
+        self._log.info("refused", status=refusal.status, reason=refusal.reason, **_origin(request), **known)
+        return refusal.response()
 
     async def _handle(self, request: web.BaseRequest, note: dict[str, str]) -> web.StreamResponse:
         begun = self._meter.now()
@@ -122,14 +126,16 @@ class Gateway:
                 raise unavailable(exchange.aborted.value, "The gateway cannot go on with this; try again") from None
             finally:
                 if exchange.cut is not None:
-                    self._log.info("cut", reason=exchange.cut, http_method=request.method, **note)
+                    self._log.info("cut", reason=exchange.cut, **_origin(request), **note)
 
     async def _post_call(
         self, request: web.BaseRequest, exchange: Exchange, note: dict[str, str], begun: float
     ) -> Call:
         headers = request.headers
         try:
-            parsing.check_content(headers.getall("Content-Type", []), headers.getall("Content-Encoding", []))
+            parsing.check_content(
+                *(headers.getall(name, []) for name in ("Content-Type", "Content-Encoding", "Transfer-Encoding"))
+            )
             raw = await _read_body(request)
             body = parsing.parse_body(raw) if is_quick(raw) else await self._stepper.run(parsing.parse_in_steps(raw))
         except BodyRefused as refused:
@@ -170,6 +176,9 @@ class Gateway:
 
     def _plain_call(self, request: web.BaseRequest, exchange: Exchange, begun: float) -> Call:
         """GET, DELETE and OPTIONS: no body goes up."""
+        if "Mcp-Method" in request.headers or "Mcp-Name" in request.headers:
+            message = "Mcp-Method and Mcp-Name mirror a body, and this request has none"
+            raise Refusal.rpc(400, "headers", HEADER_MISMATCH, message)
         target = self._target(exchange, None)
         binding, session = self._session(request, exchange, target, None)
         exchange.listening = request.method == "GET"
@@ -261,8 +270,12 @@ class Gateway:
             raise Refusal.rpc(400, "headers", parsing.INVALID_REQUEST, str(refused), id=id) from None
 
 
+def _origin(request: web.BaseRequest) -> dict[str, str]:
+    return {"http_method": request.method, "source": request.remote or ""}
+
+
 async def _read_body(request: web.BaseRequest) -> bytes:
-    """The whole body. Raises `Refusal` 413 or 408."""
+    """The whole body. Raises `Refusal` 400, 413 or 408."""
     if (request.content_length or 0) > MAX_REQUEST_BYTES:
         raise _too_large()
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
@@ -280,6 +293,8 @@ async def _read_body(request: web.BaseRequest) -> bytes:
                 raw += chunk
                 if len(raw) > MAX_REQUEST_BYTES:
                     raise _too_large()
+    except web.RequestPayloadError:
+        raise broken() from None
     except TimeoutError:
         raise Refusal.rpc(408, "slow-body", SERVER_ERROR, "The body did not arrive in time") from None
     return bytes(raw)

@@ -112,6 +112,8 @@ class Want:
     elements: int = 0
     check: Name | None = None
     """Looks at every name of the object."""
+    keep: Name | None = None
+    """Other names of the object whose values are wanted too, by their places."""
 
 
 class Document:
@@ -283,13 +285,14 @@ class Document:
         """Read a value, and keep what is wanted of it."""
         first = self.at(position)
         if want is not None and want.members is not None and first == _OBJECT:
-            return (yield from self._members(position, depth, want.members, want.check))
+            return (yield from self._members(position, depth, want.members, want))
         if want is not None and want.elements and first == _ARRAY:
             return (yield from self._elements(position, depth, want.elements))
         end = yield from self.value(position, depth)
         return Span(position, end), end
 
-    def _members(self, start: int, depth: int, wanted: Wanted, check: Name | None) -> Steps[tuple[Members, int]]:
+    def _members(self, start: int, depth: int, wanted: Wanted, want: Want) -> Steps[tuple[Members, int]]:
+        check, keep = want.check, want.keep
         found = Members({}, repeated=False, passed=True)
         names: set[str] = set()
 
@@ -298,10 +301,13 @@ class Document:
             found.repeated = found.repeated or name in names
             names.add(name)
             found.passed = found.passed and (check is None or check(name))
-            if name not in wanted:
-                return (yield from self.value(position, depth + 1))
-            found.values[name], position = yield from self.wanted(position, depth + 1, wanted[name])
-            return position
+            if name in wanted:
+                found.values[name], position = yield from self.wanted(position, depth + 1, wanted[name])
+                return position
+            end = yield from self.value(position, depth + 1)
+            if keep is not None and keep(name):
+                found.values[name] = Span(position, end)
+            return end
 
         end = yield from self.each(start, depth, member)
         return found, end

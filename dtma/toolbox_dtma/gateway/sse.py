@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ _LINE_BYTES = 64
 MAX_ID_LINE = 2048
 """Bytes of an `id` line that are looked at; none as long can be resumed by."""
 _BOM = b"\xef\xbb\xbf"
+_OTHER_BREAKS = re.compile(rb"[\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]")
+"""What some clients take for line ends besides those of the specification."""
 
 WrapId = Callable[[bytes], bytes]
 """From the value of a server's `id` field to the one that the client gets; empty forbids to resume there."""
@@ -154,7 +157,7 @@ class SseRewriter:
         line = bytes(self._line)
         self._line.clear()
         if line:
-            kept = self._wrapped(line) if _field(line) == b"id" else line
+            kept = self._kept(line)
             if kept is not None:
                 self._lines.append(kept)
                 if len(self._lines) * _LINE_BYTES > self._max_event:
@@ -162,6 +165,14 @@ class SseRewriter:
         else:
             out.append(self._event())
         return end + 1
+
+    def _kept(self, line: bytes) -> bytes | None:
+        """A line of a held event as the client gets it; None if it must not."""
+        field = _field(line)
+        if field == b"id":
+            return self._wrapped(line)
+        # Data is looked at as a whole, and these are inside its strings; elsewhere they could begin a data line.
+        return None if field != b"data" and _OTHER_BREAKS.search(line) else line
 
     def _wrapped(self, line: bytes) -> bytes | None:
         """An `id` line as the client gets it; None if it has no effect by the specification of event streams."""

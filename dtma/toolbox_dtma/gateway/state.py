@@ -198,6 +198,9 @@ class PolicyState:
         grant = tables.grants.get(uid)
         if known is None and grant is not None:
             target = tables.targets.get(grant.instance)
-            surface = target.route.surface if target is not None else None
-            known = tables.views[uid] = View.of((grant.server_expose, grant.expose), surface)
+            exposes = (grant.server_expose, grant.expose)
+            route = target.route if target is not None else None
+            known = tables.views[uid] = (
+                View.of(exposes, route.surface, route.approvals) if route is not None else View.of(exposes, None)
+            )
         return known

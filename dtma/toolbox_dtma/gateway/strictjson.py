@@ -22,21 +22,23 @@ class NotJson(ValueError):
     """The text is not JSON as RFC 8259 has it, or not safely so; the message says why."""
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def with_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """`object_pairs_hook` that notices members that are there twice."""
     members = dict(pairs)
     return members if len(members) == len(pairs) else Repeated(members)
 
 
-def _refuse_constant(name: str) -> Any:
+def refuse_constant(name: str) -> Any:
+    """`parse_constant`. Raises `NotJson`."""
     raise NotJson(f"{name} is not JSON")
 
 
-def _integer(digits: str) -> int | None:
-    # Python refuses to convert thousands of digits; no policy decision depends on such a number.
-    return int(digits) if len(digits) <= 400 else None
+def _integer(digits: str) -> int | float:
+    # Python refuses to convert thousands of digits, which are infinite to a float; no policy decision depends on them.
+    return int(digits) if len(digits) <= 400 else float(digits)
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_refuse_constant, parse_int=_integer)
+DECODER = json.JSONDecoder(object_pairs_hook=with_repeats, parse_constant=refuse_constant, parse_int=_integer)
 
 
 def loads(raw: bytes) -> Any:
@@ -52,9 +54,9 @@ def loads(raw: bytes) -> Any:
         raise NotJson(f"{error.msg} at character {error.pos}") from None
     except RecursionError:
         raise NotJson(f"nested deeper than {MAX_DEPTH} levels") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper_than(document, MAX_DEPTH):
+    if text.count("[") + text.count("{") > MAX_DEPTH and deeper_than(document, MAX_DEPTH):
         raise NotJson(f"nested deeper than {MAX_DEPTH} levels")
-    if _SURROGATE_ESCAPE.search(text) and any(not _encodable(string) for string in _strings(document)):
+    if _SURROGATE_ESCAPE.search(text) and any(not encodable(string) for string in _strings(document)):
         raise NotJson("a lone surrogate is not a character")
     return document
 
@@ -65,7 +67,8 @@ def _children(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
-def _deeper_than(document: Any, limit: int) -> bool:
+def deeper_than(document: Any, limit: int) -> bool:
+    """Whether a decoded document is nested deeper than `limit`."""
     level: list[Any] = [document] if isinstance(document, dict | list) else []
     for _ in range(limit):
         level = [child for value in level for child in _children(value) if isinstance(child, dict | list)]
@@ -88,7 +91,8 @@ def _strings(document: Any) -> Iterator[str]:
             pending.extend(cast("list[Any]", value))
 
 
-def _encodable(string: str) -> bool:
+def encodable(string: str) -> bool:
+    """Whether a string has no lone surrogate."""
     try:
         string.encode()
     except UnicodeEncodeError:

@@ -17,10 +17,9 @@ from toolbox_dtma.certificates import POLL_SECONDS, Notice, Pair, PairFiles, Pai
 from toolbox_dtma.gateway import handover
 from toolbox_dtma.gateway.children import Child, start
 from toolbox_dtma.gateway.control import Certificate
-from toolbox_dtma.gateway.counts import SharedMemory
 from toolbox_dtma.gateway.descriptors import TooFewDescriptors, provide
 from toolbox_dtma.gateway.handover import Handover, HeldChild, HeldSlot, ReloadRefused
-from toolbox_dtma.gateway.memories import Memories
+from toolbox_dtma.gateway.memory import WorkersMemory
 from toolbox_dtma.gateway.process import configure_logging
 from toolbox_dtma.gateway.settings import GatewaySettings, SettingsInvalid, load_settings
 
@@ -30,6 +29,10 @@ HEALTHY_SECONDS = 30.0
 """A worker that ran this long starts again without delay."""
 KILL_AFTER_SECONDS = 8.0
 """How long after the drain a worker may still take to end."""
+KILL_REPLACED_AFTER_SECONDS = 60.0
+"""The same for one that was replaced: there is time to hand over its call records to a DTMA that is starting, too."""
+PLACES = 2
+"""For each slot: one for a worker that serves, one for one that drains. A reload waits until nothing drains."""
 SERVING_SECONDS = 60.0
 """How long a worker may take from its start to its first accept when it replaces another: DTMA may be starting, too."""
 BUSY_SECONDS = 0.05
@@ -97,13 +100,11 @@ class Supervisor:
         if before is None:
             sockets = listen(settings.listen_host, settings.listen_port, settings.workers)
             self._slots = [_Slot(number, each) for number, each in enumerate(sockets)]
-            self._memories = Memories(SharedMemory.make(_places(len(sockets))))
+            self._memory = WorkersMemory.make(PLACES * len(self._slots))
         else:
             self._slots = [_taken_slot(number, held) for number, held in enumerate(before.slots)]
-            # With counts of another form both versions count by themselves until the old workers are gone.
-            fits = before.counts.fits(_places(len(self._slots)))
-            counts = before.counts if fits else SharedMemory.make(_places(len(self._slots)))
-            self._memories = Memories(counts, before.calls_left)
+            left, places = list(before.left), PLACES * len(self._slots)
+            self._memory = WorkersMemory.taken(before.counts, before.fence, left, places)
         self._plan = provide(settings.clients, len(self._slots))
 
     @property
@@ -151,9 +152,17 @@ class Supervisor:
     def _start(self, slot: _Slot, *, replaces: bool) -> Child:
         name = f"worker-{slot.number}"
         taken = {child.place for child in self._children()}
-        place = next(place for place in range(_places(len(self._slots))) if place not in taken)
-        share, now = self._plan.share, time.monotonic()
-        return start(name, place, self._settings, share, slot.listening, self._memories, now, replaces=replaces)
+        place = next(place for place in range(PLACES * len(self._slots)) if place not in taken)
+        return start(
+            name,
+            place,
+            self._settings,
+            self._plan.share,
+            slot.listening,
+            self._memory,
+            time.monotonic(),
+            replaces=replaces,
+        )
 
     def _reap(self) -> None:
         for slot in self._slots:
@@ -169,7 +178,7 @@ class Supervisor:
 
     def _forget(self, child: Child) -> None:
         child.control.close()
-        self._memories.dead(child.place, child.calls)
+        self._memory.ended(child.place, child.records)
 
     def _ended(self, slot: _Slot, child: Child, code: int) -> None:
         now = time.monotonic()
@@ -249,7 +258,7 @@ class Supervisor:
     def _hand_over(self, slot: _Slot, successor: Child) -> None:
         if slot.child is not None:
             slot.child.drain()
-            kill_at = time.monotonic() + self._settings.drain_seconds + KILL_AFTER_SECONDS
+            kill_at = time.monotonic() + self._settings.drain_seconds + KILL_REPLACED_AFTER_SECONDS
             self._draining.append((slot.child, kill_at))
         slot.child, slot.successor, slot.stale = successor, None, False
         slot.back_off = FIRST_BACK_OFF
@@ -281,8 +290,9 @@ class Supervisor:
             for slot in self._slots
         )
         certificate = None if self._files is None else handover.memory_file(self._files.pair.pem)
-        memories = self._memories
-        return Handover(slots=slots, certificate=certificate, counts=memories.counts, calls_left=memories.left)
+        counts = self._memory.counts
+        left = tuple(self._memory.left)
+        return Handover(slots=slots, counts=counts.memory, fence=counts.fence, left=left, certificate=certificate)
 
     # -------------------------------------------------------------------- end
     def _stop(self) -> None:
@@ -304,23 +314,22 @@ class Supervisor:
         self._log.info("stopped")
 
 
-def _places(slots: int) -> int:
-    """How many workers may run at once: for each slot one that serves and one that drains; a reload waits until
-    nothing drains."""
-    return 2 * slots
-
-
 def _when(pair: Pair) -> str:
     return pair.expires.isoformat()
 
 
 def _held_child(child: Child) -> HeldChild:
-    control = child.control.fileno()
-    return HeldChild(place=child.place, pid=child.pid, control=control, calls=child.calls, started_at=child.started_at)
+    return HeldChild(
+        place=child.place,
+        pid=child.pid,
+        control=child.control.fileno(),
+        records=child.records,
+        started_at=child.started_at,
+    )
 
 
 def _taken_child(held: HeldChild) -> Child:
-    return Child(held.place, held.pid, handover.adopt(held.control), held.calls, held.started_at, serving=True)
+    return Child(held.place, held.pid, held.records, handover.adopt(held.control), held.started_at, serving=True)
 
 
 def _taken_slot(number: int, held: HeldSlot) -> _Slot:

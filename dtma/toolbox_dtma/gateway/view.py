@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import Expose, NameFilter, allowed_by_all
@@ -64,11 +65,36 @@ class View:
     resources: Names
     """By URI; templates by their `uriTemplate`."""
     restricted: bool
+    approved: frozenset[str] | None = None
+    """Hashes of the definitions of tools that may be seen; None where tools are not pinned."""
 
     @classmethod
-    def of(cls, exposes: tuple[Expose, ...], surface: Surface | None) -> View:
+    def of(
+        cls,
+        exposes: tuple[Expose, ...],
+        surface: Surface | None,
+        approvals: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> View:
         """Several `expose` together, none of which can widen another."""
         tools = Names.of(tuple(each.tools for each in exposes), surface.tools if surface else None)
+        pins = {each.approved_hash for each in exposes if each.approved_hash is not None}
+        approved: dict[str, str] | None = None
+        if pins:
+            approved = _approved(pins, surface or Surface(), approvals or {})
+            tools = Names(tools.filters, frozenset(approved.values()), restricted=True)
         prompts = Names.of(tuple(each.prompts for each in exposes), surface.prompts if surface else None)
         resources = Names.of(tuple(each.resources for each in exposes), surface.resources if surface else None)
-        return cls(tools, prompts, resources, tools.restricted or prompts.restricted or resources.restricted)
+        restricted = tools.restricted or prompts.restricted or resources.restricted
+        return cls(tools, prompts, resources, restricted, None if approved is None else frozenset(approved))
+
+
+def _approved(pins: Iterable[str], surface: Surface, approvals: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Names by the hash of the definition, of the last probe's tools that every pin approves.
+
+    A name under which the server shows something else as well is left out: which of them a call would get, only the
+    server knows.
+    """
+    shown = tuple(zip_longest(surface.tools, surface.hashes[: len(surface.tools)], fillvalue=""))
+    places = [frozenset(approvals.get(pin, ())) for pin in pins]
+    other = {name for at, (name, hash_) in enumerate(shown) if not hash_ or not all(at in each for each in places)}
+    return {hash_: name for name, hash_ in shown if name not in other}

@@ -41,6 +41,8 @@ SETTLE_SECONDS = 1.0
 """How long requests that were cut off at the end of the drain may take to notice."""
 HAND_OVER_SECONDS = 3.0
 """How long DTMA may take for the last call records; with the above less than the supervisor waits."""
+HAND_OVER_REPLACED_SECONDS = 45.0
+"""The same where another worker serves already."""
 FIRST_POLICY_SECONDS = 2.0
 """How long a new worker leaves connections in the kernel's queue, rather than refuse them for want of a policy."""
 FULL = frozenset({Cut.TOTAL, Cut.SOURCE, Cut.DESCRIPTORS})
@@ -101,18 +103,18 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
     )
     state = PolicyState(unix_clock=time.time, monotonic=time.monotonic, grace_seconds=settings.policy_grace_seconds)
     exchanges = Exchanges(unix_clock=time.time)
-    clients = Clients(Share(options.connections, options.per_source))
     backlog = Backlog(map_memory(options.calls_fd), is_valid=is_entry)
     reporter = Reporter(backlog)
     meter = Meter(backlog, reporter, unix_clock=time.time, monotonic=time.monotonic)
     memory = SharedMemory(options.memory_fd, options.fence_fd, options.columns)
     counts = Counts(memory.map(), options.column, fence=memory.pass_fence, monotonic=time.monotonic)
+    clients = Clients(Share(options.connections, options.per_source))
     async with UpstreamClient() as client:
         stepper = Stepper()
         relay = Relay(client, state, exchanges, stepper, unix_clock=time.time)
         throttle = FailureThrottle(monotonic=time.monotonic)
         gateway = Gateway(state, exchanges, relay, throttle, stepper, counts, meter, log)
-        server = Server(gateway.handle, settings.clients, clients)
+        server = Server(gateway.handle, settings.clients, clients, gateway.refused)
         probing = Probing(log)
         await probing.start()
         link = Link(
@@ -146,7 +148,8 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
         log.info("draining", worker=options.name, running=exchanges.count, connections=clients.connections)
         await drain(listener, server, exchanges, seconds=settings.drain_seconds, patient=standing.replaced)
         await relay.close()
-        await _hand_over(reporter, exchanges, log)
+        patience = HAND_OVER_REPLACED_SECONDS if standing.replaced.is_set() else HAND_OVER_SECONDS
+        await _hand_over(reporter, exchanges, patience, log)
         # Last, so that a revocation is still obeyed while calls run to their end.
         linking.cancel()
         await asyncio.gather(linking, return_exceptions=True)
@@ -154,14 +157,14 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
         await probing.close()
 
 
-async def _hand_over(reporter: Reporter, exchanges: Exchanges, log: FilteringBoundLogger) -> None:
-    """Leave nothing behind: the memory of call records may end with the supervisor."""
+async def _hand_over(reporter: Reporter, exchanges: Exchanges, seconds: float, log: FilteringBoundLogger) -> None:
+    """Leave nothing behind: the memory of call records ends with the supervisor."""
     try:
         async with asyncio.timeout(SETTLE_SECONDS):
             await exchanges.ended()
     except TimeoutError:
         log.warning("calls-unsettled", running=exchanges.count)
-    left = await reporter.hand_over(HAND_OVER_SECONDS)
+    left = await reporter.hand_over(seconds)
     if left:
         log.warning("calls-lost", bytes=left)
 

@@ -34,13 +34,17 @@ class Surface(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tools: tuple[str, ...] = ()
+    """A name is there once for each definition that the server showed under it."""
+    hashes: tuple[str, ...] = ()
+    """Of the definition of each of `tools`, in their order; shorter where they are not known."""
     prompts: tuple[str, ...] | None = ()
     resources: tuple[str, ...] | None = ()
     """URIs, and the `uriTemplate` of templates."""
 
     def size(self) -> int:
-        """Bytes of all names."""
-        return sum(len(name.encode()) for names in (self.tools, self.prompts, self.resources) for name in names or ())
+        """Bytes of all names and hashes."""
+        lists = (self.tools, self.hashes, self.prompts, self.resources)
+        return sum(len(text.encode()) for texts in lists for text in texts or ())
 
 
 class InstanceRoute(BaseModel):
@@ -57,6 +61,8 @@ class InstanceRoute(BaseModel):
     state: Literal["running", "stopped", "unavailable"]
     surface: Surface | None = None
     """None before the first probe."""
+    approvals: dict[str, tuple[int, ...]] = {}
+    """For each `approvedHash` that is in force here: which of `surface.tools` it approves, by their places."""
 
 
 class GrantPolicy(BaseModel):
@@ -178,32 +184,6 @@ class ProbeResult(Message):
     """Nothing listens on the port: the TCP connection was refused."""
 
 
-class Calls(Message):
-    """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
-    lost connection it sends the same again under the same number."""
-
-    kind: Literal["calls"] = "calls"
-    stream: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    """Names the row of batches; outlives the worker's process."""
-    batch: Count
-    """Counts up within the stream."""
-    calls: Annotated[tuple[CallEntry, ...], Field(max_length=MAX_ENTRIES)] = ()
-    dropped: Dropped = {}
-    """Calls for whose record there was no room, by connection."""
-    lost: Count = 0
-    """Calls of which nothing is known any more: they ran when a worker was killed."""
-    refusals: Refusals = {}
-    """Requests that the gateway answered by itself, by reason."""
-
-
-class CallsTaken(Message):
-    """Answer to `Calls`: it is on disk, or counted as dropped, and need not be kept."""
-
-    kind: Literal["calls-taken"] = "calls-taken"
-    stream: str
-    batch: int
-
-
 class Cut(StrEnum):
     """Why a client's connection was refused or ended, beside what its requests are refused for."""
 
@@ -231,6 +211,32 @@ class Vitals(Message):
     """Unix time; None over plain HTTP."""
     certificate_refused: bool = False
     """Whether the certificate's files hold a pair that cannot be used."""
+
+
+class Calls(Message):
+    """What happened at a worker since its last message. It waits for `CallsTaken` before the next one, and after a
+    lost connection it sends the same again under the same number."""
+
+    kind: Literal["calls"] = "calls"
+    stream: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Names the row of batches; outlives the worker's process."""
+    batch: Count
+    """Counts up within the stream."""
+    calls: Annotated[tuple[CallEntry, ...], Field(max_length=MAX_ENTRIES)] = ()
+    dropped: Dropped = {}
+    """Calls for whose record there was no room, by connection."""
+    lost: Count = 0
+    """Calls of which nothing is known any more: they ran when a worker was killed."""
+    refusals: Refusals = {}
+    """Requests that the gateway answered by itself, by reason."""
+
+
+class CallsTaken(Message):
+    """Answer to `Calls`: it is on disk, or counted as dropped, and need not be kept."""
+
+    kind: Literal["calls-taken"] = "calls-taken"
+    stream: str
+    batch: int
 
 
 ToWorker = Annotated[Snapshot | Delta | Ping | ProbeRequest | CallsTaken, Field(discriminator="kind")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
+from toolbox_dtma.approvals import Approvals
 from toolbox_dtma.engine.api import Engine, Seen, Wanted
 from toolbox_dtma.link.messages import Change, InstanceRoute
 from toolbox_dtma.management.events import EventLog
@@ -15,7 +16,7 @@ from toolbox_dtma.management.revocations import Revocations
 from toolbox_dtma.policy.server import AckPending, PolicyServer
 from toolbox_dtma.readiness import Failure, Probed, Readiness, Target
 from toolbox_dtma.settings import Timings
-from toolbox_dtma.state.records import InstanceRecord, ProbedRecord
+from toolbox_dtma.state.records import ApprovalsRecord, InstanceRecord, ProbedRecord
 from toolbox_dtma.state.store import Commit, State
 from toolbox_dtma.wire import (
     DeletedInstance,
@@ -113,6 +114,7 @@ class Instances:
                 record = InstanceRecord(id=instance_id, owner=writer.owner, desired=desired)
                 await commit.put_instance(record)
                 self._take_up(record)
+                await self._keep_approvals(commit, instance_id)
             return self._tracked_or_refuse(writer.owner, instance_id)
 
     def _check_put(self, writer: Writer, record: InstanceRecord | None, desired: DesiredInstance) -> None:
@@ -268,8 +270,30 @@ class Instances:
             surface=result.surface,
         )
         async with self._state.committing() as commit:
-            if instance_id in self._tracked and self._state.probed.get(instance_id) != record:
+            if instance_id not in self._tracked:
+                return
+            if self._state.probed.get(instance_id) != record:
                 await commit.put_probed(instance_id, record)
+            await self._keep_approvals(commit, instance_id)
+
+    def _approvals(self, tracked: _Tracked) -> Approvals:
+        record = self._state.approvals.get(tracked.record.id) or ApprovalsRecord()
+        return Approvals(record, self._seen(tracked)[1])
+
+    def _pins(self, tracked: _Tracked) -> tuple[str, ...]:
+        """Hashes that are in force: the instance's own, then those that its grants still carry."""
+        grants = [record.grant for record in self._state.grants_of(tracked.record.id)]
+        exposes = [tracked.record.desired.expose]
+        exposes += [expose for grant in grants for expose in (grant.server_expose, grant.expose)]
+        return tuple(dict.fromkeys(pin for expose in exposes if (pin := expose.approved_hash) is not None))
+
+    async def _keep_approvals(self, commit: Commit, instance_id: str) -> None:
+        """Write down what a pin approves, once the surface that it names was seen."""
+        tracked = self._tracked[instance_id]
+        approvals = self._approvals(tracked)
+        record = approvals.to_keep(self._pins(tracked))
+        if record != approvals.record:
+            await commit.put_approvals(instance_id, record)
 
     # ------------------------------------------------------------------ results
     def _refresh(self, instance_id: str) -> None:
@@ -285,8 +309,12 @@ class Instances:
     def _report(self, tracked: _Tracked) -> InstanceReport:
         desired = tracked.record.desired
         observed = tracked.readiness.observe(self._clock())
-        if tracked.report is not None:
-            observed = observed.model_copy(update={"seq": tracked.report.observed.seq})
+        observed = observed.model_copy(
+            update={
+                "seq": tracked.report.observed.seq if tracked.report is not None else 0,
+                "approval": self._approvals(tracked).verdict(desired.expose.approved_hash),
+            }
+        )
         return InstanceReport(
             id=tracked.record.id,
             uid=desired.uid,
@@ -310,11 +338,7 @@ class Instances:
             self._policy.publish(Change(instances=(route,)))
 
     def _route(self, tracked: _Tracked) -> InstanceRoute:
-        readiness = tracked.readiness
-        target, probed = readiness.target, readiness.probed
-        if readiness.seen is None and readiness.remembered is not None:
-            # The engine has shown nothing yet: agents that are connected keep what they had.
-            target, probed = readiness.remembered
+        target, probed = self._seen(tracked)
         desired = tracked.record.desired
         if target is None:
             last = self._policy.contents.instances.get(tracked.record.id)
@@ -334,4 +358,14 @@ class Instances:
             path=target.path,
             state="running",
             surface=probed.surface if probed else None,
+            approvals=self._approvals(tracked).places(self._pins(tracked)),
         )
+
+    @staticmethod
+    def _seen(tracked: _Tracked) -> tuple[Target | None, Probed | None]:
+        """Where the container is reached, and the last conversation with it that worked."""
+        readiness = tracked.readiness
+        if readiness.seen is None and readiness.remembered is not None:
+            # The engine has shown nothing yet: agents that are connected keep what they had.
+            return readiness.remembered
+        return readiness.target, readiness.probed

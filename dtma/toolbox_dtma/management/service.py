@@ -88,8 +88,8 @@ class Service:
             bounds=bounds,
             clock=clock,
             observe_ack=self.metrics.ack,
-            take_calls=self.calls.take,
             observe_cuts=self.metrics.cuts,
+            take_calls=self.calls.take,
         )
         self._keys = Keys(state, self.policy, timings)
         revocations = Revocations(self.policy)
@@ -139,8 +139,8 @@ class Service:
                 group.create_task(self._prober.run(self.instances), name="prober")
                 group.create_task(self._follow_gateway(), name="gateway")
                 group.create_task(self._keys.run(), name="keys")
-                group.create_task(self.calls.run(), name="calls")
                 group.create_task(self._follow_certificate(), name="certificate")
+                group.create_task(self.calls.run(), name="calls")
                 await listening.wait()
                 self.ready.set()
         finally:

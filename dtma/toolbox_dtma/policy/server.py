@@ -74,8 +74,8 @@ class PolicyServer:
         bounds: Bounds,
         clock: Callable[[], float],
         observe_ack: Callable[[float], None],
-        take_calls: TakeCalls,
         observe_cuts: Callable[[Cut, int], None],
+        take_calls: TakeCalls,
     ):
         """`first_revision` is above every revision of earlier runs; `clock` gives monotonic seconds."""
         self.contents = Contents(keyring)
@@ -89,8 +89,8 @@ class PolicyServer:
         self._bounds = bounds
         self._clock = clock
         self._observe_ack = observe_ack
-        self._take_calls = take_calls
         self._observe_cuts = observe_cuts
+        self._take_calls = take_calls
         self._members = Members(previous, now=clock(), lost_seconds=timings.worker_lost)
         self._workers: set[Worker] = set()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -280,17 +280,17 @@ class PolicyServer:
                 future = worker.probes.pop(message.probe, None)
                 if future is not None and not future.done():
                     future.set_result(message)
+            case Vitals():
+                self._members.heard(worker.member)
+                worker.vitals = message
+                for reason, number in message.cuts.items():
+                    self._observe_cuts(reason, number)
             case Calls():
                 self._members.heard(worker.member)
                 if worker.telling:
                     raise FrameError("calls were told before the last ones were acknowledged")
                 worker.telling = True
                 self._take_calls(message, lambda: self._taken(worker, message))
-            case Vitals():
-                self._members.heard(worker.member)
-                worker.vitals = message
-                for reason, number in message.cuts.items():
-                    self._observe_cuts(reason, number)
             case Hello():
                 raise FrameError("a second hello")
 

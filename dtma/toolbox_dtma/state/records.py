@@ -82,6 +82,21 @@ class ProbedRecord(Record):
     surface: Annotated[Surface, BeforeValidator(_with_more_than_tools)]
 
 
+class ApprovedSurface(BaseModel):
+    """Which definitions of tools a surface had when it was approved, by their hashes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hash: str
+    tools: tuple[str, ...]
+
+
+class ApprovalsRecord(Record):
+    """`approvals/<id>.json`: surfaces of an instance that were approved, the newest at the end."""
+
+    surfaces: tuple[ApprovedSurface, ...] = ()
+
+
 class GrantRecord(Record):
     """`grants/<connection UID>.json`."""
 

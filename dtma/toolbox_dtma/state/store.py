@@ -23,6 +23,7 @@ from toolbox_dtma.state.files import (
     write_record,
 )
 from toolbox_dtma.state.records import (
+    ApprovalsRecord,
     BootRecord,
     ConfigRecord,
     DepartedRecord,
@@ -102,7 +103,7 @@ class State:
         if not (folder / "host.json").exists():
             raise NotInitialised(folder)
         remove_leftovers(folder)
-        for name in ("owners", "instances", "probed", "grants", "departed", "tombstones"):
+        for name in ("owners", "instances", "probed", "approvals", "grants", "departed", "tombstones"):
             ensure_folder(folder / name)
         self.host = read_record(folder / "host.json", HostRecord)
         self.keyring = read_record(folder / "keyring.json", KeyRingRecord)
@@ -111,6 +112,7 @@ class State:
         self.grants = self._load("grants", GrantRecord, lambda record: record.uid)
         self.departed = self._load("departed", DepartedRecord, lambda record: record.uid)
         self.probed = self._load("probed", ProbedRecord, None)
+        self.approvals = self._load("approvals", ApprovalsRecord, None)
         buried = self._load(
             "tombstones", TombstoneRecord, lambda record: tombstone_key(record.kind, record.owner, record.uid)
         )
@@ -201,8 +203,9 @@ class Commit:
         await self._put("instances", record.id, record, self._state.instances)
 
     async def drop_instance(self, instance_id: str) -> None:
-        """Forget an instance and what was probed of it."""
+        """Forget an instance, what was probed of it and what was approved."""
         await self._drop("probed", instance_id, self._state.probed)
+        await self._drop("approvals", instance_id, self._state.approvals)
         await self._drop("instances", instance_id, self._state.instances)
 
     async def put_probed(self, instance_id: str, record: ProbedRecord) -> None:
@@ -212,6 +215,10 @@ class Commit:
     async def drop_probed(self, instance_id: str) -> None:
         """Forget what was probed of an instance."""
         await self._drop("probed", instance_id, self._state.probed)
+
+    async def put_approvals(self, instance_id: str, record: ApprovalsRecord) -> None:
+        """Keep which tools of an instance are approved."""
+        await self._put("approvals", instance_id, record, self._state.approvals)
 
     async def put_grant(self, record: GrantRecord) -> None:
         """Create or replace a grant."""

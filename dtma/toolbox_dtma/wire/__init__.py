@@ -2,7 +2,7 @@
 
 from toolbox_dtma.wire.base import EPOCH_HEADER, OWNER_HEADER, PROTOCOL_VERSION, canonical_hash
 from toolbox_dtma.wire.calls import CallBatch, CallOutcome, CallRecord
-from toolbox_dtma.wire.expose import Expose, NameFilter, allowed_by_all, glob_matches
+from toolbox_dtma.wire.expose import Expose, NameFilter, ToolsHash, allowed_by_all, glob_matches
 from toolbox_dtma.wire.grants import Credential, Grant, GrantList, GrantProgrammed, GrantReport
 from toolbox_dtma.wire.host import (
     Capacity,
@@ -31,6 +31,7 @@ from toolbox_dtma.wire.instances import (
     RegistryCredential,
     Security,
     ServerInfo,
+    ToolApproval,
     ToolSummary,
     Transport,
 )
@@ -78,7 +79,9 @@ __all__ = [
     "RegistryCredential",
     "Security",
     "ServerInfo",
+    "ToolApproval",
     "ToolSummary",
+    "ToolsHash",
     "Transport",
     "Usage",
     "allowed_by_all",

@@ -13,6 +13,7 @@ from toolbox_dtma.wire.base import Request
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=256)]
+ToolsHash = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 @lru_cache(maxsize=4096)
@@ -65,12 +66,16 @@ class Expose(Request):
 
     >>> Expose(prompts=NameFilter(deny=("x",))).model_dump().keys() - Expose().model_dump().keys()
     {'prompts'}
+    >>> "approved_hash" in Expose().model_dump()
+    False
     """
 
     tools: NameFilter = NameFilter()
     resources: _LaterFilter = NameFilter()
     """By URI; templates by their `uriTemplate`."""
     prompts: _LaterFilter = NameFilter()
+    approved_hash: Annotated[ToolsHash | None, Field(exclude_if=lambda pin: pin is None)] = None
+    """Only tools as they are defined in the surface of this hash; a hash of no known surface approves none."""
 
 
 def allowed_by_all(filters: Iterable[NameFilter], name: str) -> bool:

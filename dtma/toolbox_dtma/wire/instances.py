@@ -150,6 +150,8 @@ class ToolSummary(Answer):
 
     name: str
     description: str = ""
+    hash: str | None = None
+    """`sha256:…` of its definition; None if that has no canonical form."""
 
 
 class ServerInfo(Answer):
@@ -169,7 +171,22 @@ class ProbeReport(Answer):
     tools: Annotated[tuple[ToolSummary, ...], Field(max_length=256)] = ()
     tools_total: int = 0
     tools_truncated: bool = False
+    tools_hash: str | None = None
+    """`sha256:…` of the whole surface: what `Expose.approved_hash` is compared with."""
+    tools_problem: str | None = None
+    """Why the first of those tools without a hash has none."""
     message: str | None = None
+
+
+class ToolApproval(Answer):
+    """What an instance's own `approved_hash` comes to, with the tools of the last probe."""
+
+    hash: str
+    known: bool
+    """Whether a surface with this hash was ever seen here while it was asked for."""
+    hidden: Annotated[tuple[str, ...], Field(max_length=256)] = ()
+    """The first names of tools that are not approved."""
+    hidden_total: int = 0
 
 
 class DesiredSummary(Answer):
@@ -196,6 +213,8 @@ class ObservedInstance(Answer):
     message: str = ""
     container: ContainerReport | None = None
     probe: ProbeReport | None = None
+    approval: ToolApproval | None = None
+    """None where every tool counts as approved, and before the first probe."""
 
 
 class InstanceReport(Answer):

@@ -16,7 +16,7 @@ LIST_MAP_BY_TYPE: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-lis
 
 
 class ConditionType(StrEnum):
-    """Condition types. `Reconciling` and `Stalled` are present only while true."""
+    """Condition types. `ToolsChanged`, `Reconciling` and `Stalled` are present only while true."""
 
     READY = "Ready"
     REACHABLE = "Reachable"
@@ -24,6 +24,7 @@ class ConditionType(StrEnum):
     RESOLVED_REFS = "ResolvedRefs"
     DEPLOYED = "Deployed"
     PROGRAMMED = "Programmed"
+    TOOLS_CHANGED = "ToolsChanged"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
@@ -40,6 +41,7 @@ class Reason(StrEnum):
     REACHABLE = "Reachable"
     CLOCK_SKEWED = "ClockSkewed"
     CONNECTED = "Connected"
+    TOOLS_APPROVED = "ToolsApproved"
     # on the way
     PENDING = "Pending"
     RECONCILING = "Reconciling"
@@ -53,6 +55,8 @@ class Reason(StrEnum):
     ACK_PENDING = "AckPending"
     ROTATING = "Rotating"
     IN_USE = "InUse"
+    TOOLS_CHANGED = "ToolsChanged"
+    TOOLS_NOT_APPROVED = "ToolsNotApproved"
     # waiting for something outside this object
     TOOLBOX_NOT_FOUND = "ToolboxNotFound"
     TOOLBOX_NOT_READY = "ToolboxNotReady"
@@ -88,7 +92,7 @@ class Condition(StatusModel):
     """One aspect of the object's state, as `metav1.Condition`."""
 
     type: Annotated[str, Field(min_length=1, max_length=316)]
-    """Which aspect: Ready, Reachable, Accepted, ResolvedRefs, Deployed, Programmed, Reconciling or Stalled."""
+    """Which aspect, like Ready or Stalled."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]

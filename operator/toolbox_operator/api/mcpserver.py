@@ -124,10 +124,17 @@ class NameFilter(ApiModel):
     """What is kept back; it wins over allow."""
 
 
+class ToolFilter(NameFilter):
+    """Names of tools, chosen by globs, and the tools that were approved."""
+
+    approved_hash: Annotated[str, StringConstraints(min_length=1, max_length=71)] | None = None
+    """A value of status.toolsHash: only tools exactly as they were defined then may be used. Default: any."""
+
+
 class Expose(ApiModel):
     """What of the server is visible and usable."""
 
-    tools: NameFilter = NameFilter()
+    tools: ToolFilter = ToolFilter()
     """Which tools are listed and may be called, by name."""
     resources: NameFilter = NameFilter()
     """Which resources are listed, read and subscribed to, by URI; templates by their URI template."""
@@ -249,6 +256,8 @@ class ToolStatus(StatusModel):
     """Name of the tool."""
     description: Text256 = ""
     """The beginning of its description."""
+    hash: Text256 | None = None
+    """Hash of its name, description, input schema and annotations; absent if they have no canonical form."""
 
 
 class ServerInfo(StatusModel):
@@ -266,7 +275,7 @@ class MCPServerStatus(StatusModel):
     phase: MCPServerPhase = MCPServerPhase.PENDING
     """Summary for people; programs read the conditions."""
     conditions: Conditions = ()
-    """Accepted, ResolvedRefs, Deployed and Ready; Reconciling and Stalled while true."""
+    """Accepted, ResolvedRefs, Deployed and Ready; ToolsChanged, Reconciling and Stalled while true."""
     instance_id: Text256 | None = None
     """Identity of the deployment: in the database, on the container and in URLs."""
     resolved: ResolvedServer | None = None
@@ -287,6 +296,10 @@ class MCPServerStatus(StatusModel):
     """How many tools the server listed."""
     tools_truncated: bool = False
     """Whether tools leaves some of them out."""
+    tools_hash: Text256 | None = None
+    """Hash of all those tools: set expose.tools.approvedHash to it to let nothing else be used."""
+    tools_generation: Annotated[int, Field(ge=0)] | None = None
+    """The metadata.generation with which the server was first seen after the spec changed."""
     connections: Annotated[int, Field(ge=0)] = 0
     """How many AgentMCPConnections to this server are accepted."""
     observed_generation: Annotated[int, Field(ge=0)] = 0

@@ -76,6 +76,8 @@ IMAGE = f"^{_REGISTRY}{_REPOSITORY}(/{_REPOSITORY})*(:[A-Za-z0-9_][A-Za-z0-9_.-]
 
 HTTP_PATH = "^/([A-Za-z0-9._~!$&()*+,;=:@-]+/)*([A-Za-z0-9._~!$&()*+,;=:@-]+)?$"
 
+TOOLS_HASH = "^sha256:[0-9a-f]{64}$"
+
 MIN_LEASE, MAX_LEASE = "20s", "1h"
 MIN_MEMORY, MAX_MEMORY = "6Mi", "1024Ti"
 MIN_CPU, MAX_CPU = "10m", "1000"
@@ -109,6 +111,12 @@ def _image() -> Rule:
     cel, predicate = _matches(IMAGE)
     message = "write an image reference such as registry.example.com/team/server:1.4, the repository in lower case"
     return Rule("spec.image", cel, message, predicate)
+
+
+def _approved_hash() -> Rule:
+    cel, predicate = _matches(TOOLS_HASH)
+    message = "copy the value of status.toolsHash: sha256: and 64 hexadecimal digits in lower case"
+    return Rule("spec.expose.tools.approvedHash", cel, message, predicate)
 
 
 def _http_path() -> Rule:
@@ -191,6 +199,7 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
         ),
         _image(),
         _http_path(),
+        _approved_hash(),
         Rule(
             path="spec.env[]",
             cel="has(self.value) != has(self.valueFrom)",
@@ -218,6 +227,13 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
     ),
     Kind.CONNECTION: (
         _name(Kind.CONNECTION),
+        Rule(
+            path="spec.expose.tools",
+            cel="!has(self.approvedHash)",
+            message="remove approvedHash: the owner of the MCPServer approves its tools there, for all connections",
+            predicate=lambda tools: "approvedHash" not in tools,
+            field="approvedHash",
+        ),
         _same(
             "spec.agent",
             "the agent of a connection cannot change: create another AgentMCPConnection for the other agent",

@@ -180,9 +180,12 @@ def grant(seen: ConnectionObserved, spec: AgentMCPConnectionSpec, credentials: t
 
 
 def tool_count(seen: ConnectionObserved, spec: AgentMCPConnectionSpec) -> int | None:
-    """How many of the server's known tools pass both filters; None before the server listed any."""
+    """How many of the server's known tools pass both filters and are approved; None before the server listed any."""
     server = seen.server
     if server is None or server.spec is None or server.status.protocol_version is None:
         return None
     filters: tuple[NameFilter, ...] = (wire_expose(server.spec.expose).tools, wire_expose(spec.expose).tools)
-    return sum(allowed_by_all(filters, tool.name) for tool in server.status.tools)
+    report = None if seen.host is None else seen.host.instances.get(server.status.instance_id or "")
+    approval = None if report is None else report.observed.approval
+    hidden = frozenset(approval.hidden) if approval is not None else frozenset[str]()
+    return sum(allowed_by_all(filters, tool.name) and tool.name not in hidden for tool in server.status.tools)

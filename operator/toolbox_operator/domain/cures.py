@@ -56,6 +56,15 @@ CURES: Final[dict[Reason, tuple[str, str]]] = {
         "a Toolbox that is being deleted waits for the MCPServers on it",
         "delete the MCPServers that the message names",
     ),
+    Reason.TOOLS_APPROVED: ("the server has the tools that were approved again (an Event only)", _NONE),
+    Reason.TOOLS_CHANGED: (
+        "the tools are others than before, and nobody edited the spec; or some of the approved ones are gone",
+        "look at `status.tools`. To have such changes hidden: `expose.tools.approvedHash`. Any edit of the spec ends it; with approvedHash, the new hash does",
+    ),
+    Reason.TOOLS_NOT_APPROVED: (
+        "the server has tools that `expose.tools.approvedHash` does not approve; they are hidden, and calls of them refused",
+        "look at `status.tools`, then set `expose.tools.approvedHash` to `status.toolsHash`",
+    ),
     Reason.TOOLBOX_NOT_FOUND: (
         "there is no Toolbox of that name",
         "create it, or create the server anew with another `toolboxRef`",

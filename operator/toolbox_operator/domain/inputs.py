@@ -205,7 +205,10 @@ def resolved_server(server: ServerObject, spec: MCPServerSpec) -> ResolvedServer
 def wire_expose(expose: SpecExpose) -> Expose:
     """A spec's `expose` as hosts read it."""
     return Expose(
-        tools=_wire_filter(expose.tools), resources=_wire_filter(expose.resources), prompts=_wire_filter(expose.prompts)
+        tools=_wire_filter(expose.tools),
+        resources=_wire_filter(expose.resources),
+        prompts=_wire_filter(expose.prompts),
+        approved_hash=expose.tools.approved_hash,
     )
 
 

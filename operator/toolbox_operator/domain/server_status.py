@@ -20,6 +20,7 @@ from toolbox_operator.domain.inputs import resolved_server
 from toolbox_operator.domain.phases import phase_of
 from toolbox_operator.domain.policy import INSTANCES, Next
 from toolbox_operator.domain.server import ServerObserved, told
+from toolbox_operator.domain.tools import kept, tools_changed
 from toolbox_operator.domain.values import server_url
 
 _LONGEST_DESCRIPTION = 256
@@ -59,7 +60,7 @@ def deployed_status(seen: ServerObserved, inputs_hash: str | None, now: datetime
         phase = MCPServerPhase.PENDING if report is None else _under_way(report)
         return _status(seen, wanted, phase, now, accepted=True)
     wanted += _observed(report)
-    return _status(seen, wanted, phase_of(report), now, accepted=True)
+    return _status(seen, wanted, phase_of(report), now, accepted=True, observed=True)
 
 
 def deleting_status(seen: ServerObserved, reason: Reason, message: str, now: datetime) -> MCPServerStatus:
@@ -149,9 +150,20 @@ def with_saying(ours: str, said: str) -> str:
 
 
 def _status(
-    seen: ServerObserved, wanted: list[Wanted], phase: MCPServerPhase, now: datetime, *, accepted: bool
+    seen: ServerObserved,
+    wanted: list[Wanted],
+    phase: MCPServerPhase,
+    now: datetime,
+    *,
+    accepted: bool,
+    observed: bool = False,
 ) -> MCPServerStatus:
+    """`observed`: whether what the host reports is of the newest spec."""
     server, before, report = seen.server, seen.server.status, seen.report
+    tools = kept(before)
+    if observed and report is not None:
+        tools = tools_changed(before, _tools(report), report, server.generation)
+    wanted = [*wanted, tools] if tools is not None else wanted
     resolved = before.resolved
     if accepted and server.spec is not None and server.problem is None:
         resolved = resolved_server(server, server.spec)
@@ -173,6 +185,8 @@ def _status(
         tools=before.tools,
         tools_total=before.tools_total,
         tools_truncated=before.tools_truncated,
+        tools_hash=before.tools_hash,
+        tools_generation=before.tools_generation,
         connections=seen.connections,
         observed_generation=server.generation,
     )
@@ -180,10 +194,12 @@ def _status(
         contacted = seen.host is not None and seen.host.usable
         return status.model_copy(update={"container": None}) if contacted else status
     same_image = before.resolved is None or before.resolved.image == report.desired.image
-    return _with_report(status, report, same_image=same_image)
+    return _with_report(status, report, same_image=same_image, observed=observed)
 
 
-def _with_report(status: MCPServerStatus, report: InstanceReport, *, same_image: bool) -> MCPServerStatus:
+def _with_report(
+    status: MCPServerStatus, report: InstanceReport, *, same_image: bool, observed: bool
+) -> MCPServerStatus:
     """The observed part. What a probe told stays until another one tells something else, or the image changes."""
     update: dict[str, object] = {"container": _container(report.observed.container)}
     probe = report.observed.probe
@@ -193,12 +209,11 @@ def _with_report(status: MCPServerStatus, report: InstanceReport, *, same_image:
             "server_info": None
             if probe.server_info is None
             else ServerInfo(name=probe.server_info.name, version=probe.server_info.version),
-            "tools": tuple(
-                ToolStatus(name=tool.name, description=shorten(tool.description, _LONGEST_DESCRIPTION))
-                for tool in probe.tools[:_MOST_TOOLS]
-            ),
+            "tools": _tools(report),
             "tools_total": probe.tools_total,
             "tools_truncated": probe.tools_truncated,
+            "tools_hash": probe.tools_hash,
+            "tools_generation": status.observed_generation if observed else status.tools_generation,
         }
     elif not same_image:
         update |= {
@@ -207,8 +222,18 @@ def _with_report(status: MCPServerStatus, report: InstanceReport, *, same_image:
             "tools": (),
             "tools_total": 0,
             "tools_truncated": False,
+            "tools_hash": None,
+            "tools_generation": None,
         }
     return status.model_copy(update=update)
+
+
+def _tools(report: InstanceReport) -> tuple[ToolStatus, ...]:
+    probe = report.observed.probe
+    return tuple(
+        ToolStatus(name=tool.name, description=shorten(tool.description, _LONGEST_DESCRIPTION), hash=tool.hash)
+        for tool in (probe.tools[:_MOST_TOOLS] if probe is not None else ())
+    )
 
 
 def _container(report: ContainerReport | None) -> ContainerStatus | None:

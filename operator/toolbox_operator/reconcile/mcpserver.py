@@ -20,6 +20,7 @@ from toolbox_operator.domain.server import (
     toolbox_of,
 )
 from toolbox_operator.domain.server_status import deployed_status, held_status
+from toolbox_operator.domain.tools import news
 from toolbox_operator.hosts.api import HostError
 from toolbox_operator.kube.api import MCP_SERVERS
 from toolbox_operator.reconcile import in_use
@@ -28,7 +29,7 @@ from toolbox_operator.reconcile.lookups import read
 from toolbox_operator.reconcile.mcpserver_removal import ServerRemoval
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import connections_of, granted, senior_with_id
-from toolbox_operator.reconcile.report import explained, hold_of, leave, report
+from toolbox_operator.reconcile.report import event, explained, hold_of, leave, report
 from toolbox_operator.reconcile.rows import instance_row
 from toolbox_operator.runtime import NOTHING, Outcome
 
@@ -148,7 +149,11 @@ class MCPServerReconciler:
         return leave(hold, self._ctx.timings)
 
     async def _report(self, seen: ServerObserved, status: MCPServerStatus) -> None:
-        await report(self._ctx, seen.server, status)
+        if await report(self._ctx, seen.server, status):
+            spec = seen.server.spec
+            pinned = spec is not None and spec.expose.tools.approved_hash is not None
+            if (told := news(seen.server.status, status, pinned=pinned)) is not None:
+                event(self._ctx, seen.server.body, told.type, told.reason, told.note)
         if seen.toolbox is not None and status.instance_id is not None:
             host = seen.host
             usable = host is not None and host.usable

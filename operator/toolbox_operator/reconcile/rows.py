@@ -50,7 +50,10 @@ def instance_row(
     capabilities: dict[str, Any] = {}
     if report is not None:
         container = now.container.model_dump(mode="json", by_alias=True, exclude_none=True) if now.container else None
-        tools = [{"name": tool.name, "description": tool.description} for tool in now.tools]
+        tools = [
+            {"name": tool.name, "description": tool.description} | ({"hash": tool.hash} if tool.hash else {})
+            for tool in now.tools
+        ]
         if report.observed.probe is not None:
             capabilities = dict.fromkeys(report.observed.probe.capabilities, True)
     return InstanceRow(

@@ -59,11 +59,17 @@ def tools(*names: str, **more: Any) -> dict[str, Any]:
     return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names], **more}
 
 
+def names_in(surface: Surface) -> Surface:
+    """A surface without the hashes of its tools."""
+    assert len(surface.hashes) == len(surface.tools)
+    return surface.model_copy(update={"hashes": ()})
+
+
 def test_a_real_server_is_ready_with_all_its_tools(gateway: World, everyday: RealServer) -> None:
     result = gateway.dtma.probe(everyday.port, "/mcp")
     report = result.report
     assert (report.ok, report.protocol_version, report.tools_total, result.refused) == (True, MODERN, 4, False)
-    assert result.surface == everyday.surface
+    assert names_in(result.surface) == everyday.surface
     assert report.server_info is not None
     assert (report.server_info.name, report.server_info.version) == ("everyday", "1.2.3")
     assert report.tools[0].description == "The time, which never changes here."
@@ -103,7 +109,7 @@ def test_prompts_that_cannot_be_listed_are_unknown_and_the_server_is_ready(
     script.answer = mcp(lambda _cursor: tools("a"), capabilities={"tools": {}, "prompts": {}, "resources": {}})
     result = gateway.dtma.probe(script.port, "/mcp")
     assert result.report.ok
-    assert result.surface == Surface(tools=("a",), prompts=None, resources=None)
+    assert names_in(result.surface) == Surface(tools=("a",), prompts=None, resources=None)
 
 
 def test_nothing_that_listens_is_told_apart(gateway: World) -> None:

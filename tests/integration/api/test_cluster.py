@@ -66,7 +66,7 @@ def test_kubectl_shows_the_columns_that_a_person_wants(kubernetes: Cluster, name
     columns = {
         "tbx": "NAME PHASE READY REACHABLE ENDPOINT VERSION SERVERS AGE",
         "mcps": "NAME PHASE READY TOOLBOX IMAGE TOOLS CONNECTIONS AGE",
-        "amc": "NAME PHASE READY AGENT SERVER TOOLS AGE",
+        "amc": "NAME PHASE READY AGENT SERVER TOOLS LAST USED AGE",
     }
     for kind, short in zip(Kind, columns, strict=True):
         created = cluster_api.create(collection(kind, namespace), valid(kind, "shown", namespace))

@@ -31,6 +31,7 @@ ACCEPTED: tuple[AcceptedCase, ...] = (
     AcceptedCase("a deep path", SERVER, {"spec.path": "/api/v1.2/mcp/"}),
     AcceptedCase("an empty variable", SERVER, {"spec.env": [{"name": "EMPTY", "value": ""}]}),
     AcceptedCase("no tools at all", SERVER, {"spec.expose.tools.allow": []}),
+    AcceptedCase("approved tools", SERVER, {"spec.expose.tools.approvedHash": f"sha256:{'0' * 64}"}),
     AcceptedCase("whole CPUs without quotes", SERVER, {"spec.resources.limits.cpu": 2}),
     AcceptedCase("bytes without quotes", SERVER, {"spec.resources.limits.memory": 6291456}),
     AcceptedCase("fractions", SERVER, {"spec.resources.limits": {"memory": "0.5Gi", "cpu": "0.25"}}),

@@ -30,6 +30,7 @@ class RuleCase:
     before: Edits = field(default_factory=dict[str, object])
 
 
+_HASH = "copy the value of status.toolsHash: sha256: and 64 hexadecimal digits in lower case"
 _SERVER_FIXED = "delete this MCPServer and create one"
 _NAME = "with at most 63 lower-case letters, digits and '-', without dots"
 _URL = "https, a host, no path and no credentials"
@@ -282,5 +283,27 @@ RULES: tuple[RuleCase, ...] = (
         update=True,
         before={"spec.secretName": "my-secret"},
         resolved=ResolvedConnection(agent="research-bot", server="mcp-system/time", secret_name="my-secret"),
+    ),
+    *(
+        RuleCase(
+            f"approved tools by {what}",
+            SERVER,
+            {"spec.expose.tools.approvedHash": value},
+            "spec.expose.tools.approvedHash",
+            _HASH,
+        )
+        for what, value in (
+            ("a hash without its kind", "0" * 64),
+            ("a hash in upper case", f"sha256:{'A' * 64}"),
+            ("a hash that is cut", f"sha256:{'0' * 63}"),
+            ("a word", "latest"),
+        )
+    ),
+    RuleCase(
+        "a connection that approves tools",
+        CONNECTION,
+        {"spec.expose.tools.approvedHash": f"sha256:{'0' * 64}"},
+        "spec.expose.tools.approvedHash",
+        "remove approvedHash: the owner of the MCPServer approves its tools there, for all connections",
     ),
 )

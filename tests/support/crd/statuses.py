@@ -29,6 +29,8 @@ _CONDITIONS = (
     ),
 )
 
+_HASH = f"sha256:{'0' * 64}"
+
 STATUSES: dict[Kind, StatusModel] = {
     Kind.TOOLBOX: ToolboxStatus(
         phase=ToolboxPhase.READY,
@@ -58,9 +60,11 @@ STATUSES: dict[Kind, StatusModel] = {
         endpoint="https://tbx-1.example.com:30443/mcp/7f1c",
         protocol_version="2025-11-25",
         server_info=ServerInfo(name="time", version="1.4"),
-        tools=tuple(ToolStatus(name=f"tool-{n}", description="d" * 300) for n in range(256)),
+        tools=tuple(ToolStatus(name=f"tool-{n}", description="d" * 300, hash=_HASH) for n in range(256)),
         tools_total=300,
         tools_truncated=True,
+        tools_hash=_HASH,
+        tools_generation=3,
         connections=2,
         observed_generation=3,
     ),

@@ -142,12 +142,13 @@ class ScriptedServer:
     """Requests being answered now."""
 
 
-async def _accepted(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+async def accepted(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+    """202 to everything."""
     return web.Response(status=202)
 
 
 @contextmanager
-def scripted_server(answer: Answer = _accepted) -> Generator[ScriptedServer]:
+def scripted_server(answer: Answer = accepted) -> Generator[ScriptedServer]:
     """A raw HTTP server on loopback, in a thread."""
     threads = LoopThread()
     script = ScriptedServer(0, answer)

@@ -128,11 +128,11 @@ class ScriptedDtma:
         self._peers: list[_Peer] = []
         self.hellos: list[Hello] = []
         self.pongs: list[int] = []
+        self.cuts: Counter[str] = Counter()
+        """Clients that the workers say they refused or cut off, by reason."""
         self.told: list[Calls] = []
         self.take_calls = True
         """Whether messages about calls are acknowledged."""
-        self.cuts: Counter[str] = Counter()
-        """Clients that the workers say they refused or cut off, by reason."""
         self._probes: dict[int, asyncio.Future[ProbeResult]] = {}
         self._server: asyncio.Server | None = None
 
@@ -372,7 +372,14 @@ def credential(token: str, not_after: datetime.datetime | None = None) -> Creden
 class World:
     """A running gateway with its scripted DTMA."""
 
-    def __init__(self, *, workers: int = 2, tls: bool = True, settings: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        tls: bool = True,
+        settings: dict[str, Any] | None = None,
+        env: dict[str, str] | None = None,
+    ):
         # Not pytest's folder: an unprivileged process cannot get into that one.
         self.folder = Path(tempfile.mkdtemp(prefix="mtb-gateway-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -381,6 +388,7 @@ class World:
         self.scheme = "https" if tls else "http"
         self.base = f"{self.scheme}://{HOST}:{self.port}"
         self.workers = workers
+        self._env = env or {}
         self._run_folder = self.folder / "run"
         self._run_folder.mkdir()
         self.config = self.folder / "gateway.json"
@@ -425,7 +433,7 @@ class World:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 launcher(Command("gateway", argv, user=user)),
-                env={"PATH": os.environ["PATH"], **self._runtime.env},
+                env={"PATH": os.environ["PATH"], **self._runtime.env, **self._env},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

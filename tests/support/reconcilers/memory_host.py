@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -33,6 +34,7 @@ from toolbox_dtma.wire import (
     ProbeReport,
     ProblemCode,
     ServerInfo,
+    ToolApproval,
     ToolSummary,
     Usage,
     canonical_hash,
@@ -49,6 +51,11 @@ from toolbox_operator.runtime import Leadership
 
 Outcome = tuple[InstancePhase, InstanceReason, str]
 TOOLS = ("get_time", "get_zone", "set_zone")
+
+
+def surface_hash(tools: Mapping[str, str]) -> str:
+    """The hash of a surface, as if a gateway had made it."""
+    return f"sha256:{hashlib.sha256(repr(sorted(tools.items())).encode()).hexdigest()}"
 
 
 @dataclass
@@ -79,6 +86,10 @@ class Machine:
     too_old_for: frozenset[str] = frozenset()
     """Members of a grant's JSON that this host does not know."""
     restarts: int = 0
+    tools: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TOOLS, "1"))
+    """What servers list: names, and what stands for their definitions."""
+    approved: dict[str, dict[str, str]] = field(default_factory=dict[str, "dict[str, str]"])
+    """Surfaces that were pinned when they were seen, by their hashes."""
     spool: list[CallRecord] = field(default_factory=list[CallRecord])
     """Call records that nobody acknowledged yet."""
     taken: int = 0
@@ -182,14 +193,16 @@ class Machine:
             if desired.state is InstanceState.STOPPED
             else (InstancePhase.READY, InstanceReason.READY, "")
         )
-        probe = None
+        probe = approval = None
         if phase is InstancePhase.READY:
+            approval = self._approval(desired.expose.approved_hash)
             probe = ProbeReport(
                 ok=True,
                 protocol_version="2025-11-25",
                 server_info=ServerInfo(name=desired.name, version="1"),
-                tools=tuple(ToolSummary(name=name) for name in TOOLS),
-                tools_total=len(TOOLS),
+                tools=tuple(ToolSummary(name=name, hash=f"sha256:{words}") for name, words in self.tools.items()),
+                tools_total=len(self.tools),
+                tools_hash=surface_hash(self.tools),
             )
         states = {InstancePhase.STOPPED: "exited", InstancePhase.ERROR: "exited", InstancePhase.PENDING: "created"}
         return InstanceReport(
@@ -220,8 +233,24 @@ class Machine:
                     restarts=self.restarts,
                 ),
                 probe=probe,
+                approval=approval,
             ),
         )
+
+    def show(self, **tools: str) -> None:
+        """Have every server list these tools from now on."""
+        self.tools = tools
+        for instance_id in self.reports:
+            self.observe(instance_id)
+
+    def _approval(self, pin: str | None) -> ToolApproval | None:
+        if pin is None:
+            return None
+        if pin == surface_hash(self.tools):
+            self.approved[pin] = dict(self.tools)
+        known = self.approved.get(pin, {})
+        hidden = tuple(name for name, words in self.tools.items() if known.get(name) != words)
+        return ToolApproval(hash=pin, known=pin in self.approved, hidden=hidden, hidden_total=len(hidden))
 
     async def watch(self) -> AsyncGenerator[HostEvent]:
         """Events from now on, until the host is cut off."""

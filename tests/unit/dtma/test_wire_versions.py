@@ -13,6 +13,8 @@ from toolbox_dtma.wire import Expose, Grant, GrantLimits, NameFilter, canonical_
 from toolbox_dtma.wire.base import DnsLabel, Request, Uid
 from toolbox_dtma.wire.grants import Credential
 
+PIN = f"sha256:{'0' * 64}"
+
 
 class FirstExpose(Request):
     """`Expose` before prompts and resources were in it."""
@@ -56,6 +58,12 @@ def test_a_host_of_before_limits_refuses_them_rather_than_not_see_them() -> None
         FirstGrant.model_validate_json(new.model_dump_json(by_alias=True))
 
 
+def test_a_host_of_before_approved_tools_refuses_a_pin_rather_than_show_all() -> None:
+    new = Grant.model_validate(grant_body(serverExpose={"approvedHash": PIN}))
+    with pytest.raises(ValidationError, match=r"serverExpose.approvedHash\n +Extra inputs are not permitted"):
+        FirstGrant.model_validate_json(new.model_dump_json(by_alias=True))
+
+
 def test_limits_and_each_filter_change_the_hash() -> None:
     _, plain = both()
     one = NameFilter(allow=("x",))
@@ -68,6 +76,7 @@ def test_limits_and_each_filter_change_the_hash() -> None:
             {"expose": Expose(prompts=one)},
             {"expose": Expose(resources=one)},
             {"server_expose": Expose(resources=one)},
+            {"server_expose": Expose(approved_hash=PIN)},
         )
     ]
     assert len({canonical_hash(grant) for grant in (plain, *changed)}) == 1 + len(changed)

@@ -86,7 +86,23 @@ def test_the_name_of_the_gateway_is_accepted_in_any_case_and_with_any_port(host:
     assert status(ask(Host=host)) == 0
 
 
-@pytest.mark.parametrize("host", ["evil.example.com", "gw.example.com.", "gw.example.com@evil.example.com", "", "[::1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example.com",
+        "gw.example.com.",
+        "gw.example.com@evil.example.com",
+        "evil.example.com@gw.example.com",
+        "gw.example.com/evil",
+        "gw.example.com?evil",
+        "gw.example.com#evil",
+        "gw.example.com:evil",
+        "gw.example.com, evil.example.com",
+        "//gw.example.com",
+        "",
+        "[::1",
+    ],
+)
 def test_another_host_is_refused(host: str) -> None:
     assert status(ask(Host=host)) == 421
 
@@ -128,6 +144,37 @@ def test_a_token_of_another_server_is_told_nothing_about_servers() -> None:
             admit(ask(f"/servers/{instance}/mcp"), policy(), FailureThrottle(monotonic=lambda: 0.0))
         answers.append((refused.value.status, refused.value.payload))
     assert answers[0] == answers[1] and answers[0][0] == 403
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        ask("/servers/i-b/mcp"),
+        ask("/servers/i-a/mcp/"),
+        ask(method="PUT"),
+        ask(Origin="https://evil.example.com"),
+        ask(Host="evil.example.com"),
+    ],
+)
+def test_a_refusal_tells_the_log_whose_credential_was_used(question: Ask) -> None:
+    with pytest.raises(Refusal) as refused:
+        admit(question, policy(), FailureThrottle(monotonic=lambda: 0.0))
+    assert refused.value.holder == {"connection": "a", "instance": "i-a"}
+    headers = CIMultiDict(question.headers)
+    headers["Authorization"] = "Bearer unknown"
+    with pytest.raises(Refusal) as refused:
+        admit(
+            Ask(question.method, question.path, CIMultiDictProxy(headers), question.source),
+            policy(),
+            FailureThrottle(monotonic=lambda: 0.0),
+        )
+    assert refused.value.holder == {}
+
+
+def test_a_gateway_at_an_ipv6_address_is_known_by_it() -> None:
+    state = policy(HostConfig(gateway_url="https://[2001:db8::1]:30443"))
+    assert status(ask(Host="[2001:DB8::1]:30443"), state) == 0
+    assert status(ask(Host="[2001:db8::2]:30443"), state) == 421
 
 
 def test_without_a_snapshot_the_answer_is_try_again() -> None:

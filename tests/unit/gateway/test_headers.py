@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from toolbox_dtma.gateway.headers import HeaderRefused, downstream_headers, media_type, upstream_headers
+from toolbox_dtma.gateway.headers import HeaderRefused, downstream_headers, media_type, unreadable, upstream_headers
 
 
 def proxied(*items: tuple[str, str]) -> CIMultiDictProxy[str]:
@@ -93,13 +93,41 @@ def test_only_named_headers_come_down() -> None:
     }
 
 
-@pytest.mark.parametrize("value", ["public, max-age=60", "PUBLIC", "s-maxage=9"])
+@pytest.mark.parametrize("type", ["Text/Event-Stream", "text/event-stream; charset=utf-7", "text/event-stream;\tx"])
+def test_an_event_stream_has_no_charset_but_its_own(type: str) -> None:
+    assert dict(downstream_headers(proxied(("Content-Type", type)), session=None)) == {
+        "Content-Type": "text/event-stream"
+    }
+
+
+@pytest.mark.parametrize("value", ["public, max-age=60", "PUBLIC", "s-maxage=9", "max-age=60, must-revalidate"])
 def test_no_shared_cache_may_keep_an_answer(value: str) -> None:
     assert downstream_headers(proxied(("Cache-Control", value)), session=None)["Cache-Control"] == "no-store"
 
 
 def test_a_header_that_is_there_twice_is_dropped() -> None:
     assert not downstream_headers(proxied(("Content-Type", "a/b"), ("Content-Type", "c/d")), session=None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], None),
+        ([("Content-Type", "application/json; charset=utf-8"), ("Content-Encoding", "Identity")], None),
+        ([("Content-Type", "Text/Event-Stream;charset=utf-8")], None),
+        ([("Content-Encoding", "gzip")], "upstream-encoded"),
+        ([("Content-Encoding", "identity"), ("Content-Encoding", "gzip")], "upstream-encoded"),
+        ([("Content-Type", "text/event-stream, application/json")], "upstream-type"),
+        ([("Content-Type", "text/event-streams")], "upstream-type"),
+        ([("Content-Type", "application/json; x=TEXT/EVENT-STREAM")], "upstream-type"),
+        ([("Content-Type", "application/json"), ("Content-Type", "text/event-stream")], "upstream-type"),
+        ([("Content-Type", "text/event-stream"), ("Content-Type", "text/event-stream")], "upstream-type"),
+    ],
+)
+def test_an_answer_that_clients_could_take_for_another_type_is_named(
+    headers: list[tuple[str, str]], reason: str | None
+) -> None:
+    assert unreadable(proxied(*headers)) == reason
 
 
 def test_the_media_type_is_read_without_parameters() -> None:

@@ -99,6 +99,7 @@ ACCEPTED: list[tuple[str, bytes]] = [
     ("an escaped backslash before ud800", f'{{{CALL},"params":{{"name":"\\\\ud800"}}}}'.encode()),
     ("members twice in arguments", f'{{{CALL},"params":{{"arguments":{{"a":1,"a":2,"Name":1}}}}}}'.encode()),
     ("numbers of any size", f'{{{CALL},"params":{{"a":[1e999,{"9" * 5000},-0.0]}}}}'.encode()),
+    ("an id of any size", f'{{"id":{"9" * 5000},"method":"ping"}}'.encode()),
     ("white space around", f" \r\n\t{{{CALL}}}\n".encode()),
     ("a response", b'{"jsonrpc":"2.0","id":1,"result":{}}'),
     ("an error", b'{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""}}'),
@@ -156,18 +157,29 @@ def test_an_id_that_cannot_be_echoed_becomes_null(id: str) -> None:
 )
 def test_other_content_types_are_refused(types: list[str]) -> None:
     with pytest.raises(BodyRefused):
-        check_content(types, [])
+        check_content(types, [], [])
 
 
 @pytest.mark.parametrize("type", ["application/json", 'Application/JSON ; Charset="UTF-8"', "application/json;v=1"])
 def test_json_in_utf_8_is_accepted_however_it_is_spelled(type: str) -> None:
-    check_content([type], [])
+    check_content([type], [], [])
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity", "br"])
 def test_any_content_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(BodyRefused):
-        check_content(["application/json"], [encoding])
+        check_content(["application/json"], [encoding], [])
+
+
+@pytest.mark.parametrize("coding", [["chunked"], ["Chunked"], []])
+def test_a_body_may_come_in_chunks(coding: list[str]) -> None:
+    check_content(["application/json"], [], coding)
+
+
+@pytest.mark.parametrize("coding", [["gzip, chunked"], ["gzip"], ["chunked", "chunked"], ["identity"]])
+def test_any_other_transfer_coding_is_refused(coding: list[str]) -> None:
+    with pytest.raises(BodyRefused):
+        check_content(["application/json"], [], coding)
 
 
 @pytest.mark.parametrize("name", sorted(PROTECTED))

@@ -228,6 +228,23 @@ def test_completion_is_for_what_may_be_used(view: View, ref: Any, denied: bool) 
     assert bool(codes(body(request("completion/complete", {"ref": ref})), view)) is denied
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "greet", "Name": "scold"}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "greet", "n\u0061me\u200b": "scold"}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "greet", "TYPE": "ref/resource", "uri": "a:b"}}),
+        ("subscriptions/listen", {"notifications": {}, "Notifications": {"resourceSubscriptions": ["file:///x"]}}),
+        ("subscriptions/listen", {"notifications": {"resourceSubscriptions": [], "resourcesubscriptions": ["a:b"]}}),
+        ("subscriptions/listen", {"notifications": {"ｒesourceSubscriptions": ["a:b"]}}),
+    ],
+)
+def test_a_lookalike_below_params_is_not_taken_for_nothing(method: str, params: dict[str, Any]) -> None:
+    strict = View.of((Expose(resources=NameFilter(allow=("docs://*",)), prompts=NameFilter(allow=("gr*",))),), SURFACE)
+    assert codes(body(request(method, params)), strict) == [DENIED]
+    assert codes(body(request(method, params)), OPEN) == []
+
+
 def test_one_denied_element_refuses_the_batch_and_every_request_is_told() -> None:
     parsed = body(
         request("tools/call", {"name": "get_time"}, "a"),
@@ -319,6 +336,22 @@ def test_a_version_that_is_there_twice_equals_nothing() -> None:
     raw = f'{{"id":1,"method":"ping","params":{{"_meta":{{"{VERSION_META}":"{M}","{VERSION_META}":"{M}"}}}}}}'
     with pytest.raises(HeaderMismatch):
         check_routing(parse_body(raw.encode()), routing(M, "ping"))
+
+
+@pytest.mark.parametrize("meta", [f'"{VERSION_META}":1', f'"{VERSION_META}":"{M}","{VERSION_META}":"2025-11-25"'])
+def test_no_header_does_not_equal_a_version_that_cannot_be_read(meta: str) -> None:
+    raw = f'{{"id":1,"method":"ping","params":{{"_meta":{{{meta}}}}}}}'
+    with pytest.raises(HeaderMismatch):
+        check_routing(parse_body(raw.encode()), routing(None, "ping"))
+
+
+@pytest.mark.parametrize("message", [{"method": "notifications/x"}, {"id": 1, "result": {}}])
+def test_a_message_without_answer_needs_no_version_but_two_must_agree(message: dict[str, Any]) -> None:
+    assert check_routing(body(message), routing(M)) is True
+    named = {**message, "params": {"_meta": {VERSION_META: M}}}
+    assert check_routing(body(named), routing(M)) is True
+    with pytest.raises(HeaderMismatch):
+        check_routing(body(named), routing("2031-01-01"))
 
 
 @pytest.mark.parametrize("headers", [routing(M), routing(None, "ping"), routing(None, None, "x")])

@@ -24,9 +24,11 @@ from toolbox_dtma.gateway.parsing import (
     parse_in_steps,
     resembles_protected,
 )
+from toolbox_dtma.gateway.policy import decide
 from toolbox_dtma.gateway.skimming import Document, Steps, is_quick, run
 from toolbox_dtma.gateway.strictjson import NotJson, Repeated
 from toolbox_dtma.gateway.view import View
+from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import Expose, NameFilter
 
 WORDS = ["jsonrpc", "id", "method", "params", "result", "name", "uri", "ref", "type", "_meta", "notifications",
@@ -138,6 +140,26 @@ def test_the_same_bodies_are_refused_and_the_others_read_alike(raw: bytes) -> No
     assert stepped.batch == whole.batch
     # NaN and infinite numbers are equal to themselves as text.
     assert repr(looked_at(stepped)) == repr(looked_at(whole))
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "get_a", "Name": "hidden"}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "get_a", "ｎame": "hidden"}}),
+        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "get_a"}}),
+        ("subscriptions/listen", {"notifications": {}, "Notifications": {"resourceSubscriptions": ["x:hidden"]}}),
+        ("subscriptions/listen", {"notifications": {"ResourceSubscriptions": ["x:hidden"]}}),
+        ("subscriptions/listen", {"notifications": {"resourceSubscriptions": ["x:hidden"]}}),
+        ("subscriptions/listen", {"notifications": {"toolsListChanged": True}}),
+        ("tools/call", {"name": "get_a", "Notifications": 1}),
+    ],
+)
+def test_policy_decides_alike_over_both_readings(method: str, params: dict[str, Any]) -> None:
+    only = NameFilter(allow=("get_*",))
+    view = View.of((Expose(tools=only, prompts=only, resources=only),), Surface(tools=("get_a",), prompts=("get_a",)))
+    raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, ensure_ascii=False).encode()
+    assert decide(run(parse_in_steps(raw)), view) == decide(parse_body(raw), view)
 
 
 @pytest.mark.parametrize("depth", [63, 64, 65, 5000])
