@@ -19,7 +19,7 @@ from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
 from toolbox_dtma.gateway.skimming import is_quick, run
-from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
+from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter, portions
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
@@ -282,16 +282,20 @@ class Relay:
 
     async def _rewritten(self, exchange: Exchange, rewriter: SseRewriter, chunk: bytes) -> bytes:
         parts: list[bytes] = []
-        for piece in rewriter.feed(chunk, hold=self._is_restricted(exchange)):
-            if not isinstance(piece, HeldEvent):
-                parts.append(piece)
-            elif not piece.data:
-                parts.append(piece.render())
-            else:
-                shown = await self._shown(exchange, piece.data)
-                # Line breaks in JSON are only ever white space, and would end the data line.
-                parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
-            exchange.calls.event(piece)
+        for portion in portions(chunk):
+            if portion is not chunk:
+                # Other requests are not to wait until so many lines are read.
+                await asyncio.sleep(0)
+            for piece in rewriter.feed(portion, hold=self._is_restricted(exchange)):
+                if not isinstance(piece, HeldEvent):
+                    parts.append(piece)
+                elif not piece.data:
+                    parts.append(piece.render())
+                else:
+                    shown = await self._shown(exchange, piece.data)
+                    # Line breaks in JSON are only ever white space, and would end the data line.
+                    parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
+                exchange.calls.event(piece)
         return b"".join(parts)
 
     def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -17,6 +17,19 @@ _OTHER_BREAKS = re.compile(rb"[\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]")
 
 WrapId = Callable[[bytes], bytes]
 """From the value of a server's `id` field to the one that the client gets; empty forbids to resume there."""
+
+
+DENSE_LINES, PORTION_BYTES = 500, 1024
+"""What has more line ends than this is read in portions of so many bytes."""
+
+
+def portions(chunk: bytes) -> Iterator[bytes]:
+    """A chunk in parts, each of which is read in little time."""
+    if chunk.count(b"\n") + chunk.count(b"\r") <= DENSE_LINES:
+        yield chunk
+    else:
+        for start in range(0, len(chunk), PORTION_BYTES):
+            yield chunk[start : start + PORTION_BYTES]
 
 
 class EventTooLarge(Exception):

@@ -69,6 +69,7 @@ async def serving(respond: Respond = respond_ok) -> AsyncGenerator[Server]:
         for writer in writers:
             writer.transport.abort()
         await until("every connection has ended", lambda: server.closed == server.connections)
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 @pytest.fixture
@@ -166,6 +167,8 @@ async def test_an_answer_before_the_whole_request_was_taken_ends_the_connection(
             while part := await reader.read(1 << 16):
                 count += len(part)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         taken.set_result(count)
 
     async with await asyncio.start_server(respond_at_once, "127.0.0.1", 0) as listening:

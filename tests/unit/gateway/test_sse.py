@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolbox_dtma.gateway.sse import MAX_ID_LINE, EventTooLarge, HeldEvent, SseRewriter
+from toolbox_dtma.gateway.sse import (
+    DENSE_LINES,
+    MAX_ID_LINE,
+    PORTION_BYTES,
+    EventTooLarge,
+    HeldEvent,
+    SseRewriter,
+    portions,
+)
 
 
 def cut(raw: bytes, sizes: list[int]) -> list[bytes]:
@@ -166,3 +174,11 @@ def test_many_short_lines_count_for_the_memory_they_take() -> None:
     rewriter = SseRewriter(wrapped, 1024 * 1024)
     with pytest.raises(EventTooLarge):
         rewriter.feed(b"x\n" * 100_000, hold=True)
+
+
+@given(st.lists(st.sampled_from([b"\n", b"\r", b"data: x\n", b"x" * 700]), max_size=2000).map(b"".join))
+def test_only_a_chunk_of_many_lines_is_read_in_small_portions(chunk: bytes) -> None:
+    parts = list(portions(chunk))
+    assert b"".join(parts) == chunk
+    dense = chunk.count(b"\n") + chunk.count(b"\r") > DENSE_LINES
+    assert all(len(part) <= PORTION_BYTES for part in parts) if dense else parts == [chunk]

@@ -38,6 +38,8 @@ class UpstreamClient:
         self._kept: dict[Origin, list[Connection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._none_open = asyncio.Event()
+        self._none_open.set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,6 +98,7 @@ class UpstreamClient:
         """See `Keeper`."""
         connection.idle_since = self._loop.time()
         self._connections.add(connection)
+        self._none_open.clear()
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(self._patience.sweep, self._sweep)
 
@@ -111,6 +114,8 @@ class UpstreamClient:
     def lost(self, connection: Connection) -> None:
         """See `Keeper`."""
         self._connections.discard(connection)
+        if not self._connections:
+            self._none_open.set()
         kept = self._kept.get(connection.origin, [])
         if connection in kept:
             kept.remove(connection)
@@ -135,3 +140,4 @@ class UpstreamClient:
         await asyncio.gather(*self._connecting, return_exceptions=True)
         for connection in tuple(self._connections):
             connection.abort()
+        await self._none_open.wait()
