@@ -16,6 +16,9 @@ LOCKS = REPOSITORY / "tests" / "clients"
 PYTHON_NAMES = ("fastmcp", "mcp1")
 """Environments of Python packages: a `requirements.txt` with hashes."""
 
+BENCH_NAMES = ("contextforge",)
+"""The same for what only benchmarks need: made when they ask for it."""
+
 NODE_NAME = "node"
 """The environment of npm packages: a `package-lock.json` with hashes."""
 

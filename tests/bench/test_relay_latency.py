@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
-from localstack import runtime
-from localstack.host import GATEWAY_USER
-from localstack.ports import accepts, free_port
-from localstack.processes import Command
 from support import manifests
 from support.bench.fast_server import fast_server
+from support.bench.gateways import PLAIN, another_gateway, direct
 from support.bench.measure import DURATIONS, Report, Sample, Section, milliseconds
 from support.bench.raw_calls import Endpoint, RawConnection, call
 from support.bench.system import Bench, Size
@@ -58,36 +54,17 @@ class Way:
 
 
 @pytest.fixture
-def plain_port(own: Bench) -> Generator[int]:
-    """A gateway of the same host that speaks plain HTTP on loopback."""
-    host, supervisor = own.world.stack.host, own.world.stack.supervisor
-    folder = host.folder / "plain"
-    folder.mkdir()
-    port = free_port()
-    settings = json.loads((host.gateway_dir / "gateway.json").read_text())
-    settings |= {"tlsCertificate": None, "tlsKey": None, "pidDir": None, "listenPort": port, "workers": 2}
-    config = folder / "gateway.json"
-    config.write_text(json.dumps(settings))
-    used = runtime.for_user(GATEWAY_USER, folder)
-    argv = [used.python, "-m", "toolbox_dtma", "gateway", "--config", str(config)]
-    child = supervisor.start(Command("plain-gateway", argv, env=used.env, cwd=folder, user=GATEWAY_USER))
-    child.wait_until(lambda: accepts(port), 30, "accepting connections")
-    yield port
-    child.stop()
-
-
-@pytest.fixture
-def ways(own: Bench, plain_port: int) -> list[Way]:
-    """Directly, through the gateway in plain HTTP, and over TLS."""
+def ways(own: Bench) -> Generator[list[Way]]:
+    """Directly, through a gateway in plain HTTP, and over TLS."""
     server = own.ready(fast_server(own.namespace, "upstream", own.world.stack.image("everything")))
     own.ready(manifests.connection(own.namespace, "agent", "upstream"))
-    container = json.loads(own.world.stack.parts.engine.docker("inspect", server["status"]["container"]["id"]))[0]
-    (network,) = container["NetworkSettings"]["Networks"].values()
-    direct = Endpoint(f"http://{network['IPAddress']}:8000/mcp", host="localhost:8000")
-    tls = Endpoint.of_secret(own.secret("agent"))
-    path = tls.url.split("/", 3)[3]
-    plain = replace(tls, url=f"http://127.0.0.1:{plain_port}/{path}", ca=None)
-    return [Way("direct", direct), Way("gateway, plain HTTP", plain), Way("gateway, TLS", tls)]
+    secret = own.secret("agent")
+    with another_gateway(own, "plain-gateway", **PLAIN, workers=2) as plain:
+        yield [
+            Way("direct", direct(own, server)),
+            Way("gateway, plain HTTP", plain.endpoint(secret)),
+            Way("gateway, TLS", Endpoint.of_secret(secret)),
+        ]
 
 
 def _report(section: Section, ways: Sequence[Way], load: str) -> None:

@@ -17,6 +17,7 @@ from multidict import CIMultiDictProxy
 from toolbox_dtma.gateway.backlog import Backlog
 from toolbox_dtma.gateway.exchanges import Cause, Exchange
 from toolbox_dtma.gateway.limits import RESPONSE_SIZE
+from toolbox_dtma.gateway.methods import TRACE_META
 from toolbox_dtma.gateway.observer import Observer
 from toolbox_dtma.gateway.outcomes import UNKNOWN_ID, Ended, EventsLook, Look
 from toolbox_dtma.gateway.parsing import Body, Kind, RpcMessage
@@ -283,4 +284,4 @@ def _tool(message: RpcMessage) -> str:
 def _own_trace(message: RpcMessage) -> str | None:
     """The trace that a client names in the message itself (SEP-414)."""
     meta: Any = (message.params or {}).get("_meta")
-    return trace_id([cast("dict[str, Any]", meta).get("traceparent")]) if isinstance(meta, dict) else None
+    return trace_id([cast("dict[str, Any]", meta).get(TRACE_META)]) if isinstance(meta, dict) else None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from toolbox_dtma.gateway.definitions import approves
-from toolbox_dtma.gateway.strictjson import DECODER, NotJson, Repeated
+from toolbox_dtma.gateway.skimming import Document, Members, Span, Steps, Want
+from toolbox_dtma.gateway.strictjson import NotJson, Repeated
 from toolbox_dtma.gateway.view import View
 
 MAX_TTL_MS = 5000
-_SPACE = re.compile(r"[ \t\n\r]*")
 _CACHE_MEMBERS = ("cacheScope", "ttlMs")
+_CACHED = ("resultType", *_CACHE_MEMBERS)
+_ARRAY, _OBJECT = b"[{"
 
 Exposes = Callable[[str], bool]
 Shown = Callable[[str, str], str | None]
@@ -51,149 +52,127 @@ class Undecidable(Exception):
     """Whether something hidden is inside cannot be told, so none of it may leave."""
 
 
-def filter_lists(raw: bytes, hidden: tuple[Listing, ...]) -> bytes:
+def may_hold_list(raw: bytes, hidden: tuple[Listing, ...]) -> bool:
+    """Whether there is anything to decide: without an escape and without UTF-16, a member has one spelling only."""
+    return b"\\u" in raw or b"\0" in raw or any(each.member.encode() in raw for each in hidden)
+
+
+def filter_lists(raw: bytes, hidden: tuple[Listing, ...]) -> Steps[bytes]:
     """The JSON document `raw` without what `hidden` does not expose.
 
     Looks at a message, or each message of an array; what holds no such array in `result` stays byte for byte.
     Raises `Undecidable` for anything that is not one JSON document.
     """
-    if b"\\u" not in raw and b"\0" not in raw and not any(each.member.encode() in raw for each in hidden):
-        # Without an escape and without UTF-16 there is no other spelling of the member: nothing to decide.
+    if not may_hold_list(raw, hidden):
         return raw
+    document = Document(raw, strict=False)
+    cutter = _Cutter(document, hidden)
     try:
-        text = raw.decode()
-        cutter = _Cutter(text, hidden)
-        end = cutter.document(_skip(text, 0))
-    except (UnicodeDecodeError, json.JSONDecodeError, NotJson, StopIteration, RecursionError) as error:
-        raise Undecidable(f"not JSON: {type(error).__name__}") from None
-    if _skip(text, end) != len(text):
-        raise Undecidable("data after the document")
-    return _edited(text, cutter.edits).encode() if cutter.edits else raw
+        yield from document.check_text()
+        end = yield from cutter.document((yield from document.space(0)))
+        if (yield from document.space(end)) != len(raw):
+            raise Undecidable("data after the document")
+    except NotJson as error:
+        raise Undecidable(str(error)) from None
+    return _edited(raw, cutter.edits) if cutter.edits else raw
 
 
-def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
-    parts: list[str] = []
+def _edited(raw: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    parts: list[bytes] = []
     position = 0
     for start, end, replacement in edits:
-        parts += (text[position:start], replacement)
+        parts += (raw[position:start], replacement)
         position = end
-    return "".join((*parts, text[position:]))
-
-
-def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position
+    return b"".join((*parts, raw[position:]))
 
 
 class _Cutter:
-    """Walks a document down to its lists, decoding every value once. Positions are indexes into the text.
+    """Walks a document down to its lists. Positions are indexes into it.
 
     Each method takes the position of a value and returns the one after it.
     """
 
-    def __init__(self, text: str, hidden: tuple[Listing, ...]):
-        self._text = text
+    def __init__(self, document: Document, hidden: tuple[Listing, ...]):
+        self._document = document
         self._hidden = {each.member: each for each in hidden}
-        self.edits: list[tuple[int, int, str]] = []
+        self.edits: list[tuple[int, int, bytes]] = []
         """(start, end, replacement) of every `result` that changes, in order."""
 
-    def document(self, start: int) -> int:
+    def document(self, start: int) -> Steps[int]:
         """A message or an array of messages."""
-        if self._text[start : start + 1] != "[":
-            return self._message(start)
-        return self._each(start, "[", "]", self._message)
+        if self._document.at(start) != _ARRAY:
+            return (yield from self._message(start, 0))
+        return (yield from self._document.each(start, 0, lambda position: self._message(position, 1)))
 
-    def _message(self, start: int) -> int:
-        if self._text[start : start + 1] != "{":
-            return self._decode(start)[1]
+    def _message(self, start: int, depth: int) -> Steps[int]:
+        document = self._document
+        if document.at(start) != _OBJECT:
+            return (yield from document.value(start, depth))
         seen: set[str] = set()
 
-        def member(position: int) -> int:
-            key, position = self._key(position)
+        def member(position: int) -> Steps[int]:
+            key, position = yield from document.key(position)
             if key != "result":
-                return self._decode(position)[1]
+                return (yield from document.value(position, depth + 1))
             _once(key, seen)
-            return self._result(position)
+            return (yield from self._result(position, depth + 1))
 
-        return self._each(start, "{", "}", member)
+        return (yield from document.each(start, depth, member))
 
-    def _result(self, start: int) -> int:
-        if self._text[start : start + 1] != "{":
-            return self._decode(start)[1]
+    def _result(self, start: int, depth: int) -> Steps[int]:
+        document = self._document
+        if document.at(start) != _OBJECT:
+            return (yield from document.value(start, depth))
         seen: set[str] = set()
-        kept: list[str] = []
-        values: dict[str, Any] = {}
+        kept: list[bytes] = []
+        caching: dict[str, Span] = {}
         is_list = False
 
-        def member(position: int) -> int:
+        def member(position: int) -> Steps[int]:
             nonlocal is_list
-            key, begin = self._key(position)
+            key, begin = yield from document.key(position)
             listing = self._hidden.get(key)
             if listing is not None:
                 _once(key, seen)
-            if listing is not None and self._text[begin : begin + 1] == "[":
+            if listing is not None and document.at(begin) == _ARRAY:
                 is_list = True
-                shown, end = self._shown(begin, listing)
-                kept.append(f"{json.dumps(key)}:[{','.join(shown)}]")
-            else:
-                values[key], end = self._decode(begin)
-                if key not in _CACHE_MEMBERS:
-                    kept.append(f"{json.dumps(key)}:{self._text[begin:end]}")
+                shown, end = yield from self._shown(begin, depth + 1, listing)
+                kept.append(b"%b:[%b]" % (json.dumps(key).encode(), b",".join(shown)))
+                return end
+            end = yield from document.value(begin, depth + 1)
+            if key in _CACHED:
+                caching[key] = Span(begin, end)
+            if key not in _CACHE_MEMBERS:
+                kept.append(b"%b:%b" % (json.dumps(key).encode(), document.raw[begin:end]))
             return end
 
-        end = self._each(start, "{", "}", member)
+        end = yield from document.each(start, depth, member)
         if is_list:
             # Results of a revision without caching have none of these members and get none.
-            if {"resultType", *_CACHE_MEMBERS} & values.keys():
-                kept += ('"cacheScope":"private"', f'"ttlMs":{_ttl(values.get("ttlMs"))}')
-            self.edits.append((start, end, "{" + ",".join(kept) + "}"))
+            if caching:
+                ttl = caching.get("ttlMs")
+                kept.append(b'"cacheScope":"private","ttlMs":%d' % _ttl(document.decode(ttl) if ttl else None))
+            self.edits.append((start, end, b"{%b}" % b",".join(kept)))
         return end
 
-    def _shown(self, start: int, listing: Listing) -> tuple[list[str], int]:
-        """The texts of the elements that may be seen, and the position after the array."""
-        shown: list[str] = []
+    def _shown(self, start: int, depth: int, listing: Listing) -> Steps[tuple[list[bytes], int]]:
+        """The elements that may be seen, and the position after the array."""
+        document = self._document
+        shown: list[bytes] = []
+        want = Want({listing.name: None})
 
-        def element(position: int) -> int:
-            found, end = self._decode(position)
-            name = _exposed_name(found, listing)
+        def element(position: int) -> Steps[int]:
+            found, end = yield from document.wanted(position, depth + 1, want)
+            name = _exposed_name(document.plain(found), listing) if isinstance(found, Members) else None
             if name is not None:
-                text = self._text[position:end]
-                passed = text if listing.shown is None else listing.shown(name, text)
+                raw = document.raw[position:end]
+                passed = raw if listing.shown is None else _encoded(listing.shown(name, raw.decode()))
                 if passed is not None:
                     shown.append(passed)
             return end
 
-        return shown, self._each(start, "[", "]", element)
-
-    def _each(self, start: int, opening: str, closing: str, item: Callable[[int], int]) -> int:
-        """Read a container, each of its items with `item`."""
-        text = self._text
-        if text[start : start + 1] != opening:
-            raise Undecidable("a container is missing")
-        position = _skip(text, start + 1)
-        if text[position : position + 1] == closing:
-            return position + 1
-        while True:
-            position = _skip(text, item(position))
-            separator = text[position : position + 1]
-            if separator == closing:
-                return position + 1
-            if separator != ",":
-                raise Undecidable("a comma is missing")
-            position = _skip(text, position + 1)
-
-    def _key(self, position: int) -> tuple[str, int]:
-        """A member's name and the position of its value."""
-        if self._text[position : position + 1] != '"':
-            raise Undecidable("a member name is missing")
-        key, position = self._decode(position)
-        position = _skip(self._text, position)
-        if self._text[position : position + 1] != ":":
-            raise Undecidable("a colon is missing")
-        return key, _skip(self._text, position + 1)
-
-    def _decode(self, position: int) -> tuple[Any, int]:
-        return DECODER.raw_decode(self._text, position)
+        end = yield from document.each(start, depth, element)
+        return shown, end
 
 
 def _once(key: str, seen: set[str]) -> None:
@@ -208,8 +187,11 @@ def _ttl(value: Any) -> int:
     return int(min(value, MAX_TTL_MS))
 
 
-def _exposed_name(element: Any, listing: Listing) -> str | None:
-    if not isinstance(element, dict) or isinstance(element, Repeated):
-        return None
-    name = cast("dict[str, Any]", element).get(listing.name)
-    return name if isinstance(name, str) and listing.exposes(name) else None
+def _exposed_name(element: dict[str, Any], listing: Listing) -> str | None:
+    name = element.get(listing.name)
+    exposed = not isinstance(element, Repeated) and isinstance(name, str) and listing.exposes(name)
+    return name if exposed else None
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode()

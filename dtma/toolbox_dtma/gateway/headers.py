@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from multidict import CIMultiDict, CIMultiDictProxy
 
 SESSION = "Mcp-Session-Id"
@@ -13,6 +15,8 @@ _UP = frozenset(
     {"content-type", "accept", "mcp-protocol-version", "mcp-method", "mcp-name", "traceparent", "tracestate"}
 )
 _UP_PREFIX = "mcp-param-"
+_SHORT_NAME = 64
+"""Only names of up to so many characters are remembered, so that clients cannot fill the memory with them."""
 _DOWN = ("Content-Type", "Cache-Control", "Allow", "Retry-After")
 _SHARED = ("public", "s-maxage", "must-revalidate")
 """What lets a shared cache keep the answer to a request with a credential (RFC 9111, section 3.5)."""
@@ -33,10 +37,9 @@ def upstream_headers(
     """Headers for the server; `session` and `last_event_id` are the server's own. Raises `HeaderRefused`."""
     headers = CIMultiDict[str]()
     for name, value in received.items():
-        lower = name.lower()
-        if lower in _UP or lower.startswith(_UP_PREFIX):
+        if _known_to_go_up(name) if len(name) <= _SHORT_NAME else _goes_up(name):
             if not _is_plain(value):
-                raise HeaderRefused(f"the header {lower} must be printable ASCII")
+                raise HeaderRefused(f"the header {name.lower()} must be printable ASCII")
             headers.add(name, value)
     headers["Accept-Encoding"] = "identity"
     # Servers refuse names they don't know, as a defence against DNS rebinding; this one they all accept.
@@ -47,6 +50,14 @@ def upstream_headers(
     if last_event_id is not None:
         headers[LAST_EVENT_ID] = last_event_id
     return headers
+
+
+def _goes_up(name: str) -> bool:
+    lower = name.lower()
+    return lower in _UP or lower.startswith(_UP_PREFIX)
+
+
+_known_to_go_up = lru_cache(maxsize=1024)(_goes_up)
 
 
 def downstream_headers(received: CIMultiDictProxy[str], *, session: str | None) -> CIMultiDict[str]:

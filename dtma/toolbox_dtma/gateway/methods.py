@@ -10,6 +10,9 @@ HANDSHAKE_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-
 VERSION_META = "io.modelcontextprotocol/protocolVersion"
 """Member of `params._meta` that names the revision of a request without a session."""
 
+TRACE_META = "traceparent"
+"""Member of `params._meta` that names a trace (SEP-414)."""
+
 
 class Rule(Enum):
     """What policy does with a request method."""

@@ -17,7 +17,7 @@ from toolbox_dtma.gateway.methods import (
     VERSION_META,
     Rule,
 )
-from toolbox_dtma.gateway.parsing import Body, Kind, RpcId, RpcMessage, folded
+from toolbox_dtma.gateway.parsing import MAX_SUBSCRIPTIONS, Body, Kind, RpcId, RpcMessage, folded
 from toolbox_dtma.gateway.strictjson import Repeated
 from toolbox_dtma.gateway.view import View
 
@@ -113,7 +113,10 @@ def _may_listen(params: Mapping[str, Any], view: View) -> bool:
     if wanted is None:
         return False
     uris = wanted.get("resourceSubscriptions")
-    return uris is None or (isinstance(uris, list) and all(map(view.resources.allow_uri, cast("list[Any]", uris))))
+    if uris is None:
+        return True
+    listed = cast("list[Any]", uris) if isinstance(uris, list) else [None]
+    return len(listed) <= MAX_SUBSCRIPTIONS and all(map(view.resources.allow_uri, listed))
 
 
 def needs_filter(body: Body) -> bool:

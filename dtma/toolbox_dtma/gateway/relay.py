@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from toolbox_dtma.gateway.accounting import cancelled_outcome
+from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
-from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
+from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
 from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
 from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
 from toolbox_dtma.gateway.observer import UNMEASURED, Observer
-from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
-from toolbox_dtma.gateway.sessions import Binding, UpstreamIdUnusable
+from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
+from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter
-from toolbox_dtma.gateway.state import Admitted, PolicyState, Target
+from toolbox_dtma.gateway.state import Admitted, PolicyState
+from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.gateway.upstream.connection import Answer
 from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
@@ -37,32 +38,10 @@ DETACHED_SECONDS = 600.0
 """How long a call runs on after its client hung up."""
 MAX_DETACHED = 64
 """Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
-OFFLOAD_BYTES = 64 * 1024
-"""Documents above this are parsed in a thread."""
 HASHED_OFFLOAD_BYTES = 8 * 1024
-"""The same where tools are hashed as well, which takes several times as long."""
-
+"""Documents above this are cut in a thread where their tools are hashed: one of them can take many steps' time."""
 WHOLE_BYTES = 64 * 1024
 """Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What goes to the server, and what must be known of it when the answer comes."""
-
-    method: str
-    target: Target
-    headers: Mapping[str, str]
-    body: bytes | None
-    id: RpcId
-    binding: Binding
-    session: str | None
-    """The server's id of the session that the request belongs to."""
-    filter_lists: bool
-    """Whether a JSON answer may hold lists that belong to it."""
-    survives: bool
-    """Whether it runs on when the client hangs up."""
-    idle_seconds: float
 
 
 class Relay:
@@ -73,12 +52,14 @@ class Relay:
         client: UpstreamClient,
         state: PolicyState,
         exchanges: Exchanges,
+        stepper: Stepper,
         *,
         unix_clock: Callable[[], float],
     ):
         self._client = client
         self._state = state
         self._exchanges = exchanges
+        self._stepper = stepper
         self._unix = unix_clock
         self._detached: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
 
@@ -250,10 +231,16 @@ class Relay:
             if view is None:
                 raise Undecidable("the connection is gone")
             hidden = listings(view)
-            if len(raw) <= (OFFLOAD_BYTES if view.approved is None else HASHED_OFFLOAD_BYTES):
-                return filter_lists(raw, hidden)
-            shown = await asyncio.to_thread(filter_lists, raw, hidden)
-            # The policy may have become narrower while the thread worked.
+            if not may_hold_list(raw, hidden):
+                return raw
+            work = filter_lists(raw, hidden)
+            if view.approved is not None and len(raw) > HASHED_OFFLOAD_BYTES:
+                shown = await asyncio.to_thread(run, work)
+            elif is_quick(raw):
+                return run(work)
+            else:
+                shown = await self._stepper.run(work)
+            # The policy may have become narrower meanwhile.
             if revision == self._state.revision:
                 return shown
 

@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from toolbox_dtma.gateway import limits, parsing
 from toolbox_dtma.gateway.accounting import Meter
 from toolbox_dtma.gateway.admission import Ask, admit
+from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.headers import LAST_EVENT_ID, SESSION, HeaderRefused, upstream_headers
@@ -36,9 +37,11 @@ from toolbox_dtma.gateway.refusal import (
     unauthorized,
     unavailable,
 )
-from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, OFFLOAD_BYTES, STREAM_IDLE_SECONDS, Call, Relay
+from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Relay
 from toolbox_dtma.gateway.sessions import Binding
+from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.state import PolicyState, Target
+from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.throttle import FailureThrottle
 from toolbox_dtma.wire import GrantLimits
 from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
@@ -56,6 +59,7 @@ class Gateway:
         exchanges: Exchanges,
         relay: Relay,
         throttle: FailureThrottle,
+        stepper: Stepper,
         counts: limits.Counting,
         meter: Meter,
         log: FilteringBoundLogger,
@@ -64,6 +68,7 @@ class Gateway:
         self._exchanges = exchanges
         self._relay = relay
         self._throttle = throttle
+        self._stepper = stepper
         self._counts = counts
         self._meter = meter
         self._log = log
@@ -132,7 +137,7 @@ class Gateway:
                 *(headers.getall(name, []) for name in ("Content-Type", "Content-Encoding", "Transfer-Encoding"))
             )
             raw = await _read_body(request)
-            body = await _off_loop_if_large(raw)
+            body = parsing.parse_body(raw) if is_quick(raw) else await self._stepper.run(parsing.parse_in_steps(raw))
         except BodyRefused as refused:
             raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
         self._meter.begin(exchange, body, size=len(raw), begun=begun, headers=headers)
@@ -297,9 +302,3 @@ async def _read_body(request: web.BaseRequest) -> bytes:
 
 def _too_large() -> Refusal:
     return Refusal.rpc(413, "too-large", SERVER_ERROR, f"A body may have at most {MAX_REQUEST_BYTES} bytes")
-
-
-async def _off_loop_if_large(raw: bytes) -> Body:
-    if len(raw) <= OFFLOAD_BYTES:
-        return parsing.parse_body(raw)
-    return await asyncio.to_thread(parsing.parse_body, raw)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from toolbox_dtma.gateway.definitions import NotCanonical, define, opaque
 from toolbox_dtma.gateway.filtering import Listing, Undecidable, filter_lists
+from toolbox_dtma.gateway.skimming import run
 from toolbox_dtma.gateway.sse import EventTooLarge, HeldEvent, SseRewriter
 from toolbox_dtma.gateway.strictjson import encodable
 
@@ -86,7 +87,7 @@ class ShownTools:
 
     def _look(self, document: bytes) -> None:
         try:
-            filter_lists(document, self._listing)
+            run(filter_lists(document, self._listing))
         except Undecidable:
             # What is not JSON shows no tool to anybody; what the SDK makes of it is the probe's result.
             return

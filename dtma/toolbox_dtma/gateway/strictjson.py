@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+BOM = b"\xef\xbb\xbf"
 MAX_DEPTH = 64
 """Deepest nesting of arrays and objects; the outermost container is level 1."""
 
@@ -42,7 +43,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=with_repeats, parse_constant=refuse
 
 def loads(raw: bytes) -> Any:
     """Decode a whole document. Raises `NotJson` for anything two parsers might read differently."""
-    if raw.startswith(b"\xef\xbb\xbf"):
+    if raw.startswith(BOM):
         raise NotJson("a byte order mark is not allowed")
     try:
         text = raw.decode()

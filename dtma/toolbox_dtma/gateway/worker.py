@@ -31,6 +31,7 @@ from toolbox_dtma.gateway.reporting import Reporter, is_entry
 from toolbox_dtma.gateway.server import Gateway
 from toolbox_dtma.gateway.settings import GatewaySettings
 from toolbox_dtma.gateway.state import PolicyState
+from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.throttle import FailureThrottle
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.link.messages import Cut, Vitals
@@ -109,8 +110,10 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
     counts = Counts(memory.map(), options.column, fence=memory.pass_fence, monotonic=time.monotonic)
     clients = Clients(Share(options.connections, options.per_source))
     async with UpstreamClient() as client:
-        relay = Relay(client, state, exchanges, unix_clock=time.time)
-        gateway = Gateway(state, exchanges, relay, FailureThrottle(monotonic=time.monotonic), counts, meter, log)
+        stepper = Stepper()
+        relay = Relay(client, state, exchanges, stepper, unix_clock=time.time)
+        throttle = FailureThrottle(monotonic=time.monotonic)
+        gateway = Gateway(state, exchanges, relay, throttle, stepper, counts, meter, log)
         server = Server(gateway.handle, settings.clients, clients, gateway.refused)
         probing = Probing(log)
         await probing.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -98,12 +98,19 @@ class RawConnection:
         return session
 
     def post(self, body: bytes) -> Answer:
-        """Send a message and read the whole answer, which must tell its length."""
+        """Send a message and read the whole answer."""
         self._send(body)
         status, headers = self._read_head()
-        length = int(headers.get("content-length", "0"))
-        assert "transfer-encoding" not in headers, "an answer of unknown length: use stream()"
-        return Answer(status, headers, self._file.read(length))
+        if "transfer-encoding" in headers:
+            return Answer(status, headers, b"".join(self.chunks()))
+        return Answer(status, headers, self._file.read(int(headers.get("content-length", "0"))))
+
+    def chunks(self) -> Generator[bytes]:
+        """The chunks of a streamed answer to its end."""
+        while size := int(self._file.readline(), 16):
+            yield self._file.read(size)
+            self._file.readline()
+        self._file.readline()
 
     def stream(self, body: bytes) -> int:
         """Send a message and read only the head of the answer; its status. `next_line` goes on."""

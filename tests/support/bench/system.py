@@ -40,6 +40,10 @@ class Size:
     revokes: int = 100
     calls: int = 3000
     paced_seconds: int = 15
+    loop_seconds: float = 6.0
+    idle_sessions: int = 1000
+    streamed_bytes: int = 50_000_000
+    dense_bodies: int = 20
     fleet: tuple[int, ...] = (0, 100, 500)
     idle_seconds: float = 60.0
 
@@ -48,7 +52,21 @@ class Size:
         """By the environment."""
         if not os.environ.get("BENCH_QUICK"):
             return Size(False)
-        return Size(True, 2, 6, 3, 6, 300, 3, (0, 20), 6.0)
+        return Size(
+            quick=True,
+            applies=2,
+            kills=6,
+            kill_servers=3,
+            revokes=6,
+            calls=300,
+            paced_seconds=3,
+            loop_seconds=1.5,
+            idle_sessions=50,
+            streamed_bytes=5_000_000,
+            dense_bodies=3,
+            fleet=(0, 20),
+            idle_seconds=6.0,
+        )
 
 
 def start(supervisor: Supervisor, folder: Path, postgres: Postgres, engine: Engine, registry: Registry) -> World:

@@ -11,6 +11,7 @@ from toolbox_dtma.gateway.definitions import define
 from toolbox_dtma.gateway.filtering import filter_lists, listings
 from toolbox_dtma.gateway.parsing import parse_body
 from toolbox_dtma.gateway.policy import decide
+from toolbox_dtma.gateway.skimming import run
 from toolbox_dtma.gateway.view import View
 from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import Expose, NameFilter
@@ -40,7 +41,7 @@ def view(*exposes: Expose, probed: Surface | None = PROBED, **approvals: tuple[i
 
 def listed(seen: View, *tools: Any) -> list[dict[str, Any]]:
     raw = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"tools": tools}}).encode()
-    return json.loads(filter_lists(raw, listings(seen)))["result"]["tools"]
+    return json.loads(run(filter_lists(raw, listings(seen))))["result"]["tools"]
 
 
 def may_call(seen: View, name: str) -> bool:
@@ -110,11 +111,11 @@ def test_a_pin_counts_as_a_restriction(method: str) -> None:
 
 def test_prompts_and_resources_of_a_pinned_connection_are_left_alone() -> None:
     raw = b'{"result":{"prompts":[{"name":"p"}],"resources":[{"uri":"x:y"}],"resourceTemplates":[]}}'
-    assert filter_lists(raw, listings(view(pin=(0, 1)))) == raw
+    assert run(filter_lists(raw, listings(view(pin=(0, 1))))) == raw
 
 
 def test_what_two_parsers_may_read_differently_is_hidden() -> None:
     text = json.dumps(A)[:-1]
     for more in (',"description":"other"}', ',"annotations":{"x":1,"x":2}}'):
         raw = ('{"result":{"tools":[' + text + more + "]}}").encode()
-        assert json.loads(filter_lists(raw, listings(view(pin=(0, 1)))))["result"]["tools"] == []
+        assert json.loads(run(filter_lists(raw, listings(view(pin=(0, 1))))))["result"]["tools"] == []

@@ -9,12 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings
+from toolbox_dtma.gateway.filtering import Listing, Undecidable, listings
+from toolbox_dtma.gateway.filtering import filter_lists as filter_in_steps
+from toolbox_dtma.gateway.skimming import run
 from toolbox_dtma.gateway.view import View
 from toolbox_dtma.wire import Expose, NameFilter
 
 VIEW = View.of((Expose(tools=NameFilter(allow=("get_*",))),), None)
 ONLY_GET = listings(VIEW)
+
+
+def filter_lists(raw: bytes, hidden: tuple[Listing, ...]) -> bytes:
+    return run(filter_in_steps(raw, hidden))
 
 
 def shown(document: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from localstack import clients
 
 
-@pytest.mark.parametrize("name", clients.PYTHON_NAMES)
+@pytest.mark.parametrize("name", (*clients.PYTHON_NAMES, *clients.BENCH_NAMES))
 def test_a_python_environment_is_pinned_with_hashes_and_names_no_index(name: str) -> None:
     text = (clients.LOCKS / name / "requirements.txt").read_text()
     pins = re.findall(r"^[a-z0-9-]+==\S+ (?:; .+ )?\\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
@@ -27,6 +27,6 @@ def test_the_npm_environment_is_pinned_with_hashes_and_names_no_registry() -> No
     assert not [name for name, package in packages.items() if "resolved" in package]
 
 
-def test_every_environment_of_the_folder_is_prepared() -> None:
+def test_every_environment_of_the_folder_is_known() -> None:
     folders = {path.name for path in clients.LOCKS.iterdir() if path.is_dir()}
-    assert folders == {*clients.PYTHON_NAMES, clients.NODE_NAME}
+    assert folders == {*clients.PYTHON_NAMES, *clients.BENCH_NAMES, clients.NODE_NAME}

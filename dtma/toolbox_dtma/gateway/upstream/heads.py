@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -13,6 +14,8 @@ from toolbox_dtma.gateway.upstream.errors import Malformed
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_FIELDS = 128
+REMEMBERED, REMEMBERED_BYTES = 256, 1024
+"""How many heads are not read again when they come again, and of what size."""
 
 # Line breaks are CRLF only, a field name is a token right before its colon, and no field goes on in the next line:
 # everything that proxies and servers were seen to read differently is refused.
@@ -57,6 +60,16 @@ def request_head(method: str, path: str, headers: Mapping[str, str], length: int
 
 def parse_head(raw: bytes) -> Head:
     """An answer's head, without the empty line at its end. Raises `Malformed`."""
+    return _remembered(raw) if len(raw) <= REMEMBERED_BYTES else _parsed(raw)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _remembered(raw: bytes) -> Head:
+    """Servers repeat themselves: within a second even their clock does."""
+    return _parsed(raw)
+
+
+def _parsed(raw: bytes) -> Head:
     match = _HEAD.fullmatch(raw.decode("latin-1"))
     if match is None:
         raise Malformed("not the head of an HTTP/1.1 answer")
