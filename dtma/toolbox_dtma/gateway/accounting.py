@@ -31,7 +31,8 @@ from toolbox_dtma.wire import CallOutcome
 
 CALL = "tools/call"
 MAX_TOOL = 256
-_VERSION = re.compile(r"[0-9A-Za-z.-]{1,64}", re.ASCII)
+_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+"""What revisions are named by. Anything else is a client's own words, which no record keeps."""
 _STATUS = re.compile(r"upstream-\d+", re.ASCII)
 _OUTCOMES = {
     "call-timeout": CallOutcome.TIMEOUT,

@@ -35,6 +35,8 @@ pytestmark = [
 ]
 
 MARKER = "zqMARKERqz"
+FORGED = "zqFORGEDqz"
+"""A tool that is not there: the record of a call holds its name, and nothing else may."""
 TOKEN, REVOKED = f"mtb_{MARKER}-good", f"mtb_{MARKER}-revoked"
 GATEWAY = User(65534, 65534)
 START = 90.0
@@ -161,9 +163,9 @@ ASKED: list[tuple[dict[str, Any], int]] = [
 NARROW = {"tools": {"allow": ["get_time"], "deny": []}}
 
 DENIED: list[tuple[dict[str, Any], int]] = [
-    ({"headers": headers(), "json": call(MARKER, {"secret": MARKER})}, 200),
+    ({"headers": headers(), "json": call(FORGED, {"secret": MARKER})}, 200),
     ({"headers": headers(), "json": request(MARKER, {"secret": MARKER})}, 200),
-    ({"headers": headers(), "json": [call(MARKER, {"secret": MARKER})]}, 200),
+    ({"headers": headers(), "json": [call(FORGED, {"secret": MARKER})]}, 200),
 ]
 
 
@@ -295,8 +297,15 @@ async def test_no_marker_is_in_any_log_metric_or_state(
     told = {event.get("reason") for event in system.events()}
     assert {"unauthorized", "body", "headers", "session", "event-id", "denied"} <= told, told
     assert "refused" in logs["gateway"] and "gateway worker connected" in logs["DTMA"] and "dtma_requests" in metrics
-    found = [f"{name}: {line}" for name, text in logs.items() for line in text.splitlines() if MARKER in line]
+    found = [
+        f"{name}: {line}"
+        for name, text in logs.items()
+        for line in text.splitlines()
+        if MARKER in line or FORGED in line
+    ]
     assert found == []
     kept = [path for path in host.folder.rglob("*") if path.is_file() and "sources" not in path.parts]
     assert len(kept) > 10
     assert [str(path) for path in kept if marker.lower() in path.read_bytes().lower()] == []
+    recorded = {path.parent.name for path in kept if FORGED.encode() in path.read_bytes()}
+    assert recorded == {"calls"}, "the denied calls, in the record alone"

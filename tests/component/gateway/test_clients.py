@@ -223,10 +223,16 @@ async def flood(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
     """Events without end, as fast as they are taken."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
+    transport = request.transport
+    assert transport is not None
     event = b"data: " + b"x" * 65000 + b"\n\n"
-    while True:
-        await response.write(event)
-        await asyncio.sleep(0)
+    try:
+        while True:
+            await response.write(event)
+            await asyncio.sleep(0)
+    finally:
+        # Closing it would wait for what nobody takes.
+        transport.abort()
 
 
 def test_clients_that_do_not_read_cost_little_memory_and_are_cut(world: World) -> None:

@@ -172,6 +172,9 @@ def scripted_server(answer: Answer = accepted) -> Generator[ScriptedServer]:
 
     async def stop() -> None:
         server.close()
+        # What was accepted in this moment becomes a connection, which is then closed like the others.
+        for _ in range(3):
+            await asyncio.sleep(0)
         transports = [each.transport for each in http.connections]
         await http.shutdown(0.1)
         for transport in transports:
