@@ -13,6 +13,7 @@ from support.bench.gateways import PROBER, WORKER, Gateway, Process, another_gat
 from support.bench.measure import Report
 from support.bench.raw_calls import Endpoint, RawConnection, call
 from support.bench.system import Bench, Size
+from support.poll import until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
@@ -46,6 +47,10 @@ def _pss(processes: list[Process], *, probers: bool) -> int:
 def _idle(gateway: Gateway, endpoint: Endpoint, count: int) -> tuple[int, int, int]:
     """Bytes before and with so many sessions, and those of the probers."""
     body = call("echo", text="x" * 100)
+    until("both workers and their probers run", lambda: len(gateway.processes), lambda count: count == 5)
+    first = RawConnection(endpoint)
+    first.open_session()
+    first.close()
     before = _pss(gateway.processes, probers=False)
     sessions: list[RawConnection] = []
     for _ in range(count):

@@ -10,11 +10,12 @@ from aiohttp import web
 
 from toolbox_dtma.gateway.accounting import cancelled_outcome
 from toolbox_dtma.gateway.call import Call
+from toolbox_dtma.gateway.downstream import WHOLE_BYTES, cut, desert, write
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
 from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
-from toolbox_dtma.gateway.limits import RESPONSE_SIZE, AnswerTooLarge, Bounds, bounded
+from toolbox_dtma.gateway.limits import AnswerTooLarge, Bounds, bounded
 from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
@@ -32,16 +33,12 @@ CALL_IDLE_SECONDS = 900.0
 """Longest silence of a server within the answer to a POST."""
 STREAM_IDLE_SECONDS = 3600.0
 """Longest silence on a stream that a client listens to."""
-WRITE_STALL_SECONDS = 120.0
-"""Longest time a client may take to accept bytes."""
 DETACHED_SECONDS = 600.0
 """How long a call runs on after its client hung up."""
 MAX_DETACHED = 64
 """Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
 HASHED_OFFLOAD_BYTES = 8 * 1024
 """Documents above this are cut in a thread where their tools are hashed: one of them can take many steps' time."""
-WHOLE_BYTES = 64 * 1024
-"""Answers up to this size are handed to the server part at once: the kernel takes as much from anybody."""
 
 
 class Relay:
@@ -153,20 +150,20 @@ class Relay:
         exchange.started = True
         try:
             await response.prepare(request)
-            await _write(response, first)
+            await write(response, first)
             calls.sent(len(first))
             while chunk := await read():
                 calls.body(chunk)
-                await _write(response, chunk)
+                await write(response, chunk)
                 calls.sent(len(chunk))
             calls.complete()
         except UpstreamError as error:
             calls.broke(error)
-            _cut(request)
+            cut(request)
         except (ConnectionError, TimeoutError):
-            _desert(request, exchange)
+            desert(request, exchange)
         except AnswerTooLarge:
-            _cut(request, exchange)
+            cut(request, exchange)
         return response
 
     async def _filtered(
@@ -216,11 +213,11 @@ class Relay:
         try:
             for start in range(0, len(body), WHOLE_BYTES):
                 piece = body[start : start + WHOLE_BYTES]
-                await _write(response, piece)
+                await write(response, piece)
                 calls.sent(len(piece))
         except (UpstreamError, ConnectionError, TimeoutError) as error:
             calls.broke(error)
-            _cut(request)
+            cut(request)
         return response
 
     async def _shown(self, exchange: Exchange, raw: bytes) -> bytes:
@@ -256,28 +253,41 @@ class Relay:
         session = upstream.headers.get(SESSION, call.session or "")
         read = _reader(upstream, exchange)
         rewriter = SseRewriter(EventIds(lambda: self._state.sessions, call.binding, session).wrap)
+        out = b""
+        if upstream.complete and upstream.buffered <= WHOLE_BYTES:
+            # The stream has already ended: it leaves in one piece, unless its last event is to stay behind.
+            try:
+                out = await self._rewritten(exchange, rewriter, await read())
+            except (EventTooLarge, Undecidable):
+                raise bad_gateway("undecidable", "The server's answer cannot be filtered", call.id) from None
+            if not rewriter.unterminated:
+                exchange.calls.complete()
+                exchange.calls.sent(len(out))
+                return web.Response(status=upstream.status, headers=headers, body=out or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         exchange.started = True
         try:
             await response.prepare(request)
-            while chunk := await read():
-                out = await self._rewritten(exchange, rewriter, chunk)
+            while True:
                 if out:
-                    await _write(response, out)
+                    await write(response, out)
                     exchange.calls.sent(len(out))
+                if not (chunk := await read()):
+                    break
+                out = await self._rewritten(exchange, rewriter, chunk)
             if rewriter.unterminated:
                 exchange.cut = "unterminated"
             exchange.calls.complete()
         except (UpstreamError, EventTooLarge, Undecidable) as error:
             exchange.calls.broke(error)
             exchange.cut = None if isinstance(error, UpstreamError) else "undecidable"
-            _cut(request)
+            cut(request)
         except (ConnectionError, TimeoutError):
-            _desert(request, exchange)
+            desert(request, exchange)
         except AnswerTooLarge:
-            _cut(request, exchange)
+            cut(request, exchange)
         if rewriter.unterminated:
-            _cut(request)
+            cut(request)
         return response
 
     async def _rewritten(self, exchange: Exchange, rewriter: SseRewriter, chunk: bytes) -> bytes:
@@ -359,13 +369,6 @@ class Relay:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    # In pieces: what a slow client leaves of a large write would lie encrypted in memory, more than once.
-    for start in range(0, len(data), WHOLE_BYTES):
-        async with asyncio.timeout(WRITE_STALL_SECONDS):
-            await response.write(data[start : start + WHOLE_BYTES])
-
-
 def _most(exchange: Exchange) -> int | None:
     """Bytes that an answer's body may have."""
     return None if exchange.bounds is None else exchange.bounds.max_response_bytes
@@ -375,21 +378,3 @@ def _reader(upstream: Answer, exchange: Exchange) -> Callable[[], Awaitable[byte
     """What reads the body, within what it may have."""
     most = _most(exchange)
     return upstream.read if most is None else bounded(upstream.read, most)
-
-
-def _cut(request: web.BaseRequest, exchange: Exchange | None = None) -> None:
-    """Close the client's connection so that it cannot take what it got for the whole.
-
-    `exchange`: of one that was cut for the size of its answer.
-    """
-    if exchange is not None:
-        exchange.cut = RESPONSE_SIZE
-    transport = request.transport
-    if transport is not None:
-        transport.abort()
-
-
-def _desert(request: web.BaseRequest, exchange: Exchange) -> None:
-    """The client hung up, which only a write told, or takes nothing any more, which is no better."""
-    exchange.deserted = True
-    _cut(request)

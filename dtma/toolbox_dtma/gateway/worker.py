@@ -43,6 +43,7 @@ HAND_OVER_SECONDS = 3.0
 """How long DTMA may take for the last call records; with the above less than the supervisor waits."""
 HAND_OVER_REPLACED_SECONDS = 45.0
 """The same where another worker serves already."""
+SWITCH_SECONDS = 0.001
 FIRST_POLICY_SECONDS = 2.0
 """How long a new worker leaves connections in the kernel's queue, rather than refuse them for want of a policy."""
 FULL = frozenset({Cut.TOTAL, Cut.SOURCE, Cut.DESCRIPTORS})
@@ -198,6 +199,8 @@ def main() -> int:
         return 1
     log = configure_logging("worker")
     settings = GatewaySettings.model_validate_json(options.settings)
+    # A thread that hashes tools gives way to requests after this time.
+    sys.setswitchinterval(SWITCH_SECONDS)
     uvloop.run(serve(settings, options, log))
     return 0
 

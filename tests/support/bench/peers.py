@@ -70,7 +70,7 @@ def contextforge(supervisor: Supervisor, folder: Path, url: str) -> Generator[Pe
         "SSRF_ALLOW_PRIVATE_NETWORKS": "true",
     }
     environment = base_environment() | settings
-    argv = [str(python.parent / "mcpgateway"), "--host", "127.0.0.1", "--port", str(port)]
+    argv = [str(python), "-m", "mcpgateway.cli", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--timeout-keep-alive", str(KEEP_ALIVE_SECONDS), "--log-level", "error"]
     child = supervisor.start(Command("peer-contextforge", argv, env=environment, cwd=folder))
     try:

@@ -40,10 +40,10 @@ class Size:
     revokes: int = 100
     calls: int = 3000
     paced_seconds: int = 15
-    loop_seconds: float = 6.0
+    loop_seconds: float = 4.5
     idle_sessions: int = 1000
     streamed_bytes: int = 50_000_000
-    dense_bodies: int = 20
+    dense_bodies: int = 10
     fleet: tuple[int, ...] = (0, 100, 500)
     idle_seconds: float = 60.0
 

@@ -152,10 +152,13 @@ def scripted_server(answer: Answer = accepted) -> Generator[ScriptedServer]:
     """A raw HTTP server on loopback, in a thread."""
     threads = LoopThread()
     script = ScriptedServer(0, answer)
+    transports: set[asyncio.Transport] = set()
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         seen = Seen(request.method, request.raw_path, tuple(request.headers.items()), await request.read())
         script.seen.append(seen)
+        if request.transport is not None:
+            transports.add(request.transport)
         script.open += 1
         try:
             return await script.answer(request, seen)
