@@ -161,7 +161,7 @@ def _status(
     """`observed`: whether what the host reports is of the newest spec."""
     server, before, report = seen.server, seen.server.status, seen.report
     tools = kept(before)
-    if observed and report is not None:
+    if report is not None and _is_probed(report, observed=observed):
         tools = tools_changed(before, _tools(report), report, server.generation)
     wanted = [*wanted, tools] if tools is not None else wanted
     resolved = before.resolved
@@ -213,7 +213,9 @@ def _with_report(
             "tools_total": probe.tools_total,
             "tools_truncated": probe.tools_truncated,
             "tools_hash": probe.tools_hash,
-            "tools_generation": status.observed_generation if observed else status.tools_generation,
+            "tools_generation": status.observed_generation
+            if _is_probed(report, observed=observed)
+            else status.tools_generation,
         }
     elif not same_image:
         update |= {
@@ -226,6 +228,15 @@ def _with_report(
             "tools_generation": None,
         }
     return status.model_copy(update=update)
+
+
+def _is_probed(report: InstanceReport, *, observed: bool) -> bool:
+    """Whether the probe is of this spec.
+
+    Only Ready means that: a server that is about to stop still has the probe from before, and whether anybody looked at
+    that moment must make no difference.
+    """
+    return observed and report.observed.phase is InstancePhase.READY
 
 
 def _tools(report: InstanceReport) -> tuple[ToolStatus, ...]:

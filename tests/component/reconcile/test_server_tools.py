@@ -49,6 +49,28 @@ async def test_status_and_record_hold_the_hashes() -> None:
         assert isinstance(row, InstanceRow) and row.tools is not None and row.tools[0]["hash"] == "sha256:1"
 
 
+@pytest.mark.parametrize("seen_stopping", [True, False])
+async def test_a_server_that_is_stopped_tells_of_its_tools_what_it_told_before(seen_stopping: bool) -> None:
+    async with world() as w:
+        server = await deployed(w)
+        w.machine().show(**OTHER)
+        await w.settle()
+        if seen_stopping:
+            # What a host reports while the container still runs: the newest spec, and the probe from before.
+            w.machine().set_outcome((InstancePhase.PENDING, InstanceReason.STOPPED, ""))
+        w.patch(SERVER, server, state="Stopped")
+        await w.settle()
+        w.machine().set_outcome(None)
+        await w.settle()
+        status = w.status(SERVER, server)
+        assert status["phase"] == "Stopped" and status["toolsGeneration"] == 1
+        assert w.condition(SERVER, server, CHANGED) == ("True", CHANGED)
+        w.patch(SERVER, server, state="Running")
+        await w.settle()
+        assert w.status(SERVER, server)["toolsGeneration"] == 3
+        assert w.condition(SERVER, server, CHANGED) == ("", "")
+
+
 async def test_tools_that_change_by_themselves_are_told_and_the_server_stays_ready() -> None:
     async with world() as w:
         server = await deployed(w)

@@ -194,7 +194,8 @@ class Machine:
             else (InstancePhase.READY, InstanceReason.READY, "")
         )
         probe = approval = None
-        if phase is InstancePhase.READY:
+        if phase is InstancePhase.READY or (phase, reason) == (InstancePhase.PENDING, InstanceReason.STOPPED):
+            # The second is about to stop: its probe is the last one there was.
             approval = self._approval(desired.expose.approved_hash)
             probe = ProbeReport(
                 ok=True,
