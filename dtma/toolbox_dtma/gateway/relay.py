@@ -253,20 +253,17 @@ class Relay:
         session = upstream.headers.get(SESSION, call.session or "")
         read = _reader(upstream, exchange)
         rewriter = SseRewriter(EventIds(lambda: self._state.sessions, call.binding, session).wrap)
-        out = b""
-        if upstream.complete and upstream.buffered <= WHOLE_BYTES:
-            # The stream has already ended: it leaves in one piece, unless its last event is to stay behind.
-            try:
-                out = await self._rewritten(exchange, rewriter, await read())
-            except (EventTooLarge, Undecidable):
-                raise bad_gateway("undecidable", "The server's answer cannot be filtered", call.id) from None
-            if not rewriter.unterminated:
-                exchange.calls.complete()
-                exchange.calls.sent(len(out))
-                return web.Response(status=upstream.status, headers=headers, body=out or None)
         response = web.StreamResponse(status=upstream.status, headers=headers)
-        exchange.started = True
         try:
+            out = b""
+            if upstream.complete and upstream.buffered <= WHOLE_BYTES:
+                # The stream has already ended: it leaves in one piece, unless its last event is to stay behind.
+                out = await self._rewritten(exchange, rewriter, await read())
+                if not rewriter.unterminated:
+                    exchange.calls.complete()
+                    exchange.calls.sent(len(out))
+                    return web.Response(status=upstream.status, headers=headers, body=out or None)
+            exchange.started = True
             await response.prepare(request)
             while True:
                 if out:
