@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -83,5 +83,10 @@ def wait_ready(cluster: Cluster, target: Target, seconds: int) -> Manifest:
 
 def read_secret(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
     """A Secret's data, decoded."""
-    data = cast("dict[str, str]", cluster.get("secret", name, "-n", namespace)["data"])
+    return decoded(cluster.get("secret", name, "-n", namespace))
+
+
+def decoded(secret: Mapping[str, Any]) -> dict[str, str]:
+    """The data of a Secret."""
+    data = cast("dict[str, str]", secret["data"])
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
