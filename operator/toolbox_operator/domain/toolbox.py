@@ -12,7 +12,7 @@ from toolbox_operator.api.meta import ANNOTATION_ABANDON, Body, Key
 from toolbox_operator.api.parse import ToolboxObject
 from toolbox_operator.api.refs import KeyRef
 from toolbox_operator.api.toolbox import AgentStatus, ToolboxPhase, ToolboxSpec, ToolboxStatus
-from toolbox_operator.domain.conditions import Wanted, no, reconciling, stalled, stamp, unknown, yes
+from toolbox_operator.domain.conditions import Wanted, find, keep, no, reconciling, stalled, stamp, unknown, yes
 from toolbox_operator.domain.hold import Hold, stalled_by
 from toolbox_operator.domain.host import HostState, HostView
 from toolbox_operator.domain.inputs import Ref, Source, Unresolved, value_of
@@ -108,10 +108,14 @@ def nothing_changes(seen: ToolboxObserved) -> bool:
     A new process gives the host a whole lease again, but until it was in contact it knows nothing better than Lost.
     """
     host, status = seen.host, seen.toolbox.status
-    making = host is None or host.state in (HostState.NEW, HostState.IDENTIFIED)
+    making = _being_made(host)
     if host is not None and host.state is HostState.UNREACHABLE and not host.synced:
         making = status.phase is ToolboxPhase.LOST
     return making and status.host_id is not None and status.observed_generation == seen.toolbox.generation
+
+
+def _being_made(host: HostView | None) -> bool:
+    return host is None or host.state in (HostState.NEW, HostState.IDENTIFIED)
 
 
 def held_status(seen: ToolboxObserved, hold: Hold, now: datetime) -> ToolboxStatus:
@@ -154,8 +158,13 @@ def status_of(seen: ToolboxObserved, now: datetime) -> ToolboxStatus:
 
 
 def deleting_status(seen: ToolboxObserved, reason: Reason, message: str, now: datetime) -> ToolboxStatus:
-    """The status of a Toolbox that waits to be let go."""
-    wanted = [no(ConditionType.READY, reason, message), _reachable(seen.host), reconciling(reason, message)]
+    """The status of a Toolbox that waits to be let go.
+
+    Whether its host is reachable stands as it was while contact is being made: a restart is no news.
+    """
+    before = find(seen.toolbox.status.conditions, ConditionType.REACHABLE)
+    reachable = _reachable(seen.host) if before is None or not _being_made(seen.host) else keep(before)
+    wanted = [no(ConditionType.READY, reason, message), reachable, reconciling(reason, message)]
     return _status(seen, wanted, ToolboxPhase.DELETING, now)
 
 

@@ -235,6 +235,22 @@ async def test_a_server_that_the_toolbox_never_took_does_not_hold_up_its_deletio
         assert w.condition(SERVER, stranger, "Accepted") == ("False", "ToolboxNotFound")
 
 
+async def test_a_restart_while_a_toolbox_waits_for_its_servers_writes_nothing() -> None:
+    async with world() as w:
+        toolbox = await ready(w)
+        w.server()
+        await w.settle()
+        w.delete(TOOLBOX, toolbox)
+        await w.settle()
+        before = w.body(TOOLBOX, toolbox)
+        assert w.condition(TOOLBOX, toolbox, "Reachable") == ("True", "Reachable")
+        for _ in range(3):
+            await w.restart()
+            w.queue.add(TOOLBOX, toolbox)
+            await w.settle()
+            assert w.body(TOOLBOX, toolbox) == before
+
+
 async def test_a_server_that_is_permitted_no_more_still_holds_up_the_deletion_of_its_toolbox() -> None:
     async with world() as w:
         toolbox = w.toolbox(allowedServers={"namespaces": {"from": "All"}})
