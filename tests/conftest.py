@@ -21,17 +21,31 @@ from localstack.registry import Registry
 from localstack.stack import LocalStack, Parts
 from support import side_by_side
 
+SUPERVISOR = pytest.StashKey[Supervisor]()
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `-n`: tests that share servers stay in one process."""
     side_by_side.arrange(items, in_groups=hasattr(config, "workerinput"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Of the last test that failed, the logs of all parts outlast the run."""
+    report = yield
+    supervisor = item.config.stash.get(SUPERVISOR, None)
+    if report.failed and supervisor is not None:
+        supervisor.keep_logs()
+    return report
+
+
 @pytest.fixture(scope="session")
-def supervisor() -> Generator[Supervisor]:
+def supervisor(pytestconfig: pytest.Config) -> Generator[Supervisor]:
     """Owner of every process the session starts; also removes the session's state folder."""
     with stack_module.workspace("magic-toolbox-tests-") as supervisor:
+        pytestconfig.stash[SUPERVISOR] = supervisor
         yield supervisor
+        del pytestconfig.stash[SUPERVISOR]
 
 
 @pytest.fixture(scope="session")

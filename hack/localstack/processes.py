@@ -261,6 +261,14 @@ class Supervisor:
         """The run's state folder, which holds the logs."""
         return self.logs.parent
 
+    def keep_logs(self) -> None:
+        """Copies the logs of all parts, as they are now, to where they outlast the run; replaces an older copy."""
+        if self._keep is None:
+            return
+        shutil.rmtree(self._keep, ignore_errors=True)
+        shutil.copytree(self.logs, self._keep)
+        say(f"the logs of all parts are kept in {self._keep}")
+
     def children(self) -> list[Child]:
         """Everything started so far, in order."""
         with self._lock:
@@ -278,10 +286,8 @@ class Supervisor:
             janitor, self._janitor = self._janitor, None
         if janitor is None or janitor.stdin is None:
             return
-        if self._keep is not None and isinstance(self._failure, SetupError):
-            shutil.rmtree(self._keep, ignore_errors=True)
-            shutil.copytree(self.logs, self._keep)
-            say(f"the logs of all parts are kept in {self._keep}")
+        if isinstance(self._failure, SetupError):
+            self.keep_logs()
         if self._outer_mark is None:
             os.environ.pop(MARK_VARIABLE, None)
         else:

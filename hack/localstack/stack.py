@@ -26,7 +26,9 @@ def workspace(prefix: str = "magic-toolbox-") -> Generator[Supervisor]:
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     # Unprivileged servers have to reach their own folders below it; what is secret has modes of its own.
     folder.chmod(0o755)
-    with Supervisor(folder / "logs", keep=cache.root() / "logs" / "last-failure") as supervisor:
+    # Processes of one test run do not replace each other's copies.
+    kept = cache.root() / "logs" / f"last-failure{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    with Supervisor(folder / "logs", keep=kept) as supervisor:
         supervisor.leave_to_janitor({"folder": str(folder)}, late=True)
         yield supervisor
 
