@@ -1,0 +1,123 @@
+"""Messages between DTMA and its session broker: one per packet of a SOCK_SEQPACKET socket pair.
+
+The broker speaks the servers' transport and holds no rights of its own. It asks for a session by ids only; DTMA looks
+at the grant again, makes the container and passes the stream to its process along with `SessionOpened`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from toolbox_dtma.link.messages import Message
+from toolbox_dtma.wire.base import Uid
+
+MAX_PACKET_BYTES = 64 * 1024
+
+
+class BrokerReady(Message):
+    """The broker's first message: from now on its socket answers."""
+
+    kind: Literal["ready"] = "ready"
+    pid: int
+
+
+class OpenSession(Message):
+    """A session of its own for a connection, or for a probe."""
+
+    kind: Literal["open"] = "open"
+    request: int
+    """Names the answer."""
+    instance: Uid
+    connection: Annotated[str, Field(max_length=128)] = ""
+    """UID of the connection, as the gateway's worker named it; empty for a probe."""
+    ticket: Annotated[str, Field(max_length=128, repr=False)] = ""
+    """What DTMA gave out with the request for a probe; empty for a connection."""
+
+
+class Closing(StrEnum):
+    """Why the broker ends a session."""
+
+    CLIENT = "client"
+    """It was deleted by its client, or was never begun."""
+    IDLE = "idle"
+    """Nothing was said for the idle time."""
+    ENDED = "ended"
+    """The process closed its output."""
+    PROTOCOL = "protocol"
+    """The process sent what is no message, or one that is too large."""
+
+
+class CloseSession(Message):
+    """The broker has let go of a session; its container is not needed any more."""
+
+    kind: Literal["close"] = "close"
+    session: str
+    why: Closing
+
+
+class SessionOpened(Message):
+    """A session. The packet carries one file descriptor: a stream socket whose input is the process's stdin, and whose
+    output is its stdout and stderr in the frames of Docker's attach stream (a byte for the stream, three zeros, the
+    length in four bytes big-endian, and that many bytes)."""
+
+    kind: Literal["opened"] = "opened"
+    request: int
+    session: str
+    idle_seconds: Annotated[float, Field(gt=0)]
+
+
+class Refused(StrEnum):
+    """Why there is no session."""
+
+    UNKNOWN = "unknown"
+    """No such instance, or the connection has no grant for it."""
+    STOPPED = "stopped"
+    """The server is not meant to run now, or is not deployed yet."""
+    FULL = "full"
+    """As many sessions as the server may have are open."""
+    FAILED = "failed"
+    """The container could not be made or started."""
+
+
+class SessionRefused(Message):
+    """There is no session."""
+
+    kind: Literal["refused"] = "refused"
+    request: int
+    why: Refused
+    message: Annotated[str, Field(max_length=512)]
+    """A sentence for the client, without anything of the host's."""
+    retry_seconds: Annotated[float | None, Field(ge=0)] = None
+
+
+class Ended(StrEnum):
+    """Why DTMA ends a session."""
+
+    EXITED = "exited"
+    """The process is gone."""
+    STOPPED = "stopped"
+    """The server was stopped, changed or removed."""
+    REVOKED = "revoked"
+    """The connection is gone, or may not use the server any more."""
+    ENGINE = "engine"
+    """Docker is gone."""
+
+
+class SessionEnded(Message):
+    """A session is over; what waits for an answer gets an error."""
+
+    kind: Literal["ended"] = "ended"
+    session: str
+    why: Ended
+    message: Annotated[str, Field(max_length=512)]
+    """A sentence for the client, without anything of the host's."""
+
+
+FromBroker = Annotated[BrokerReady | OpenSession | CloseSession, Field(discriminator="kind")]
+ToBroker = Annotated[SessionOpened | SessionRefused | SessionEnded, Field(discriminator="kind")]
+
+FROM_BROKER: TypeAdapter[BrokerReady | OpenSession | CloseSession] = TypeAdapter(FromBroker)
+TO_BROKER: TypeAdapter[SessionOpened | SessionRefused | SessionEnded] = TypeAdapter(ToBroker)
