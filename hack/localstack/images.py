@@ -1,7 +1,8 @@
 """The examples' images in the local registry: built once from `examples/images/NAME`, cached, pushed every run.
 
-The base image is pulled where a registry can be reached; otherwise it is made from Debian's packages, and Node.js
-comes from a Python wheel. Packages are fetched here, on the host, so that the build itself needs no network.
+What they are built from is said by `recipes`. The base image is pulled where a registry can be reached; otherwise it
+is made from Debian's packages, and Node.js comes from a Python wheel. Packages are fetched here, on the host, so that
+the build itself needs no network.
 """
 
 from __future__ import annotations
@@ -16,18 +17,25 @@ from pathlib import Path
 
 from localstack import cache, debian, node, registry
 from localstack.docker import Engine
-from localstack.kubernetes import REPOSITORY
 from localstack.processes import Supervisor
 from localstack.progress import SetupError, run_step, say, step
+from localstack.recipes import Base, Recipe, recipe
 from localstack.registry import Registry
 
-NAMES = ("everything", "hello")
-CONTEXTS = REPOSITORY / "examples" / "images"
 QUICKSTART_PREFIX = "registry.example.com/magic-toolbox/mcp-"
 """How the quickstart names images; what follows is the name here, then a colon and a tag."""
 
 LOCAL = "magic-toolbox"
-PULLED = {"python": "python:3.11-slim-bookworm", "node": "node:22-bookworm-slim"}
+PULLED: dict[Base, str] = {
+    "python": "python:3.11-slim-bookworm",
+    "python-git": "python:3.11-bookworm",
+    "node": "node:22-bookworm-slim",
+}
+PACKAGES: dict[Base, list[str]] = {
+    "python": ["python3", "python3-venv"],
+    "python-git": ["python3", "python3-venv", "git"],
+}
+"""Of Debian, where nothing can be pulled; Node.js is put onto the base with Python."""
 RECIPE = "1"
 """Raise it when the way images are built changes."""
 
@@ -35,19 +43,10 @@ _base_lock = threading.Lock()
 _store_lock = threading.Lock()
 
 
-def kind_of(context: Path) -> str:
-    """`node` or `python`, by the lock file in the build context."""
-    if (context / "package-lock.json").exists():
-        return "node"
-    if (context / "requirements.txt").exists():
-        return "python"
-    raise SetupError(f"{context} has neither package-lock.json nor requirements.txt")
-
-
-def _debootstrap(engine: Engine, image: str) -> None:
+def _debootstrap(engine: Engine, base: Base, image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="magic-toolbox-base-") as folder:
         archive = Path(folder) / "base.tar"
-        debian.bootstrap(archive, ["python3", "python3-venv"], log="base-image")
+        debian.bootstrap(archive, PACKAGES[base], log=f"base-{base}")
         engine.docker("import", str(archive), image, seconds=120)
 
 
@@ -58,34 +57,35 @@ def _add_node(engine: Engine, base: str, image: str) -> None:
         engine.docker("build", "--quiet", "--tag", image, folder, seconds=120)
 
 
-def base_image(engine: Engine, kind: str) -> str:
-    """The local name of the base image with `python3` or `node`, pulled or made."""
-    image = f"{LOCAL}/base-{kind}:{RECIPE}"
+def base_image(engine: Engine, base: Base) -> str:
+    """The local name of a base image, pulled or made."""
+    image = f"{LOCAL}/base-{base}:{RECIPE}"
     with _base_lock:
         if engine.has(image):
             return image
         try:
-            with step(f"pulling {PULLED[kind]}"):
-                engine.docker("pull", "--quiet", PULLED[kind], seconds=300)
-            engine.docker("tag", PULLED[kind], image)
+            with step(f"pulling {PULLED[base]}"):
+                engine.docker("pull", "--quiet", PULLED[base], seconds=300)
+            engine.docker("tag", PULLED[base], image)
             return image
         except SetupError as error:
             say(f"no pull ({str(error).rsplit(': ', 1)[-1][:100]})")
-        python = f"{LOCAL}/base-python:{RECIPE}"
-        if not engine.has(python):
-            _debootstrap(engine, python)
-        if kind == "node":
-            _add_node(engine, python, image)
+        made: Base = "python" if base == "node" else base
+        below = f"{LOCAL}/base-{made}:{RECIPE}"
+        if not engine.has(below):
+            _debootstrap(engine, made, below)
+        if base == "node":
+            _add_node(engine, below, image)
         return image
 
 
-def _vendor(context: Path, kind: str) -> None:
+def _vendor(made: Recipe, context: Path) -> None:
     """Fetches the locked packages into `vendor/` of a copy of the build context."""
     vendor = context / "vendor"
     vendor.mkdir()
-    log = cache.log(f"vendor-{context.name}")
-    title = f"packages of {context.name}"
-    if kind == "python":
+    log = cache.log(f"vendor-{made.name}")
+    title = f"packages of {made.name}"
+    if made.kind == "python":
         argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--require-hashes", "--no-deps"]
         argv += ["--only-binary=:all:", "--python-version=3.11", "--progress-bar=off"]
         argv += ["-r", str(context / "requirements.txt"), "-d", str(vendor / "wheels")]
@@ -94,21 +94,22 @@ def _vendor(context: Path, kind: str) -> None:
     node.install(context, vendor, title, log)
 
 
-def _build(engine: Engine, context: Path, image: str) -> None:
-    kind = kind_of(context)
+def _build(engine: Engine, made: Recipe, image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="magic-toolbox-image-") as folder:
-        copy = Path(folder) / context.name
-        shutil.copytree(context, copy, ignore=shutil.ignore_patterns("vendor", "node_modules", "__pycache__"))
-        _vendor(copy, kind)
-        argv = ["docker", "build", "--network=none", "--build-arg", f"BASE_IMAGE={base_image(engine, kind)}"]
+        copy = Path(folder) / made.name
+        shutil.copytree(made.context, copy, ignore=shutil.ignore_patterns("vendor", "node_modules", "__pycache__"))
+        _vendor(made, copy)
+        arguments = {"BASE_IMAGE": base_image(engine, made.base), **made.arguments}
+        argv = ["docker", "build", "--network=none", "--file", str(made.dockerfile)]
+        for key, value in arguments.items():
+            argv += ["--build-arg", f"{key}={value}"]
         argv += ["--tag", image, str(copy)]
-        run_step(f"building image {context.name}", argv, cache.log(f"image-{context.name}"), seconds=300)
+        run_step(f"building image {made.name}", argv, cache.log(f"image-{made.name}"), seconds=300)
 
 
 def local_name(name: str) -> str:
-    """Name and tag of an example's image in the engine: the tag is a hash over the build context."""
-    context = CONTEXTS / name
-    return f"{LOCAL}/mcp-{name}:{cache.content_hash([RECIPE, *cache.folder_parts(context)])}"
+    """Name and tag of an example's image in the engine: the tag is a hash over what it is built from."""
+    return f"{LOCAL}/mcp-{name}:{cache.content_hash([RECIPE, *recipe(name).parts()])}"
 
 
 def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
@@ -118,7 +119,7 @@ def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
 
     def build(folder: Path) -> None:
         if not engine.has(image):
-            _build(engine, CONTEXTS / name, image)
+            _build(engine, recipe(name), image)
         store = registry.start(supervisor, folder, f"registry for {name}")
         pushed = _pushed_name(store, image)
         with step(f"pushing image {name}"):

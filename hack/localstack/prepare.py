@@ -7,7 +7,18 @@ import signal
 import sys
 from types import FrameType
 
-from localstack import clients, docker, images, kube_binaries, kubernetes, parallel, postgres, registry, runtime
+from localstack import (
+    clients,
+    docker,
+    images,
+    kube_binaries,
+    kubernetes,
+    parallel,
+    postgres,
+    recipes,
+    registry,
+    runtime,
+)
 from localstack.host import GATEWAY_USER
 from localstack.progress import SetupError, say
 from localstack.stack import check_machine, workspace
@@ -33,8 +44,13 @@ def main() -> int:
             def containers() -> None:
                 engine = docker.ensure(supervisor)
                 registry.program()
-                tasks = [lambda name=name: images.prepare(supervisor, engine, name) for name in images.NAMES]
-                parallel.run(supervisor, tasks)
+
+                def servers() -> None:
+                    for name in recipes.SERVERS:
+                        images.prepare(supervisor, engine, name)
+
+                quickstart = [lambda name=name: images.prepare(supervisor, engine, name) for name in recipes.QUICKSTART]
+                parallel.run(supervisor, [*quickstart, servers])
 
             def python() -> None:
                 postgres.binaries()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localstack import cache, docker, images, kubernetes, parallel, postgres, registry
+from localstack import cache, docker, images, kubernetes, parallel, postgres, recipes, registry
 from localstack.docker import Engine
 from localstack.host import Host
 from localstack.kubernetes import Cluster
@@ -97,7 +97,7 @@ def start(supervisor: Supervisor, folder: Path, *, operator_arguments: Sequence[
         def image(name: str) -> None:
             found_images[name] = images.ensure(supervisor, engine, store, name)
 
-        parallel.run(supervisor, [host.start, *(lambda name=name: image(name) for name in images.NAMES)])
+        parallel.run(supervisor, [host.start, *(lambda name=name: image(name) for name in recipes.QUICKSTART)])
 
     parallel.run(supervisor, [control_plane, record, containers])
     parts = Parts(found_cluster[0], found_postgres[0], found_engine[0], found_registry[0])

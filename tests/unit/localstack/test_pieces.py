@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localstack import agent, firewall, images, kubernetes, quickstart
+from localstack import agent, firewall, images, kubernetes, quickstart, recipes
 from localstack.kube_binaries import parse_version
 from localstack.ports import free_port
 from localstack.processes import Command, User, launcher
@@ -98,8 +98,8 @@ def test_a_foreign_image_in_the_quickstart_is_refused() -> None:
 def test_every_image_of_the_quickstart_has_a_build_context() -> None:
     used: list[str] = []
     quickstart.load([], lambda name: used.append(name) or name)
-    assert sorted(used) == sorted(images.NAMES)
-    assert {images.kind_of(images.CONTEXTS / name) for name in used} == {"node", "python"}
+    assert sorted(used) == sorted(recipes.QUICKSTART)
+    assert {recipes.recipe(name).kind for name in used} == {"node", "python"}
 
 
 def test_a_failing_step_shows_the_end_of_its_log(tmp_path: Path) -> None:
