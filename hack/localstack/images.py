@@ -112,14 +112,21 @@ def local_name(name: str) -> str:
     return f"{LOCAL}/mcp-{name}:{cache.content_hash([RECIPE, *recipe(name).parts()])}"
 
 
-def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
-    """The image as a registry stores it: from the cache, else built. Registries of later runs start with a copy."""
+def built(engine: Engine, name: str) -> str:
+    """The name of an example's image in the engine, built if it is not there."""
     image = local_name(name)
-    slot = f"image-{name}-{image.rsplit(':', 1)[1]}"
-
-    def build(folder: Path) -> None:
+    with cache.lock(cache.root(), f"build-{name}"):
         if not engine.has(image):
             _build(engine, recipe(name), image)
+    return image
+
+
+def prepare(supervisor: Supervisor, engine: Engine, name: str) -> Path:
+    """The image as a registry stores it: from the cache, else built. Registries of later runs start with a copy."""
+    slot = f"image-{name}-{local_name(name).rsplit(':', 1)[1]}"
+
+    def build(folder: Path) -> None:
+        image = built(engine, name)
         store = registry.start(supervisor, folder, f"registry for {name}")
         pushed = _pushed_name(store, image)
         with step(f"pushing image {name}"):

@@ -25,6 +25,20 @@ def program() -> Path:
     return _wheel() / "bin" / "node"
 
 
+def npm() -> list[str]:
+    """The command line that npm's arguments follow. The wheel's own `bin/npm` does not find its library."""
+    return [str(program()), str(_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def environment() -> dict[str, str]:
+    """The environment that npm runs in."""
+    found = dict(os.environ)
+    if SYSTEM_AUTHORITIES.exists():
+        # Node.js brings its own list, and misses a company's authority that the machine trusts.
+        found.setdefault("NODE_EXTRA_CA_CERTS", str(SYSTEM_AUTHORITIES))
+    return found
+
+
 def install(source: Path, target: Path, title: str, log: Path) -> None:
     """Fetches the packages that the lock file in `source` names into `target`/node_modules, by their hashes.
 
@@ -32,11 +46,5 @@ def install(source: Path, target: Path, title: str, log: Path) -> None:
     """
     for name in LOCKED:
         shutil.copy2(source / name, target / name)
-    npm = _wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    argv = [str(program()), str(npm), "ci", "--prefix", str(target)]
-    argv += ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
-    environment = dict(os.environ)
-    if SYSTEM_AUTHORITIES.exists():
-        # Node.js brings its own list, and misses a company's authority that the machine trusts.
-        environment.setdefault("NODE_EXTRA_CA_CERTS", str(SYSTEM_AUTHORITIES))
-    run_step(title, argv, log, seconds=300, env=environment)
+    argv = [*npm(), "ci", "--prefix", str(target), "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund"]
+    run_step(title, argv, log, seconds=300, env=environment())

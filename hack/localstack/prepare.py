@@ -47,7 +47,7 @@ def main() -> int:
 
                 def servers() -> None:
                     for name in recipes.SERVERS:
-                        images.prepare(supervisor, engine, name)
+                        images.built(engine, name)
 
                 quickstart = [lambda name=name: images.prepare(supervisor, engine, name) for name in recipes.QUICKSTART]
                 parallel.run(supervisor, [*quickstart, servers])

@@ -3,14 +3,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import pytest
 from mcp.client.client import Client
 
-IMAGES = Path(__file__).parents[3] / "examples" / "images"
+from localstack import recipes
+
+IMAGES = recipes.CONTEXTS
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +44,36 @@ async def test_hello_tells_the_agent_why_a_tool_failed(hello: ModuleType) -> Non
         assert "no paper" in str(failed.content)
 
 
-def test_the_npm_lock_pins_every_package_and_names_no_registry() -> None:
-    lock = cast("dict[str, Any]", json.loads((IMAGES / "everything" / "package-lock.json").read_text()))
-    packages = {name: package for name, package in lock["packages"].items() if name}
-    assert packages["node_modules/@modelcontextprotocol/server-everything"]["version"] == "2026.8.31"
+@pytest.mark.parametrize("name", ["everything", *recipes.NPM])
+def test_an_npm_lock_pins_every_package_and_names_no_registry(name: str) -> None:
+    lock = cast("dict[str, Any]", json.loads((IMAGES / name / "package-lock.json").read_text()))
+    packages = {place: package for place, package in lock["packages"].items() if place}
+    own, version = recipes.pinned(IMAGES / name)
+    assert packages[f"node_modules/{own}"]["version"] == version
     assert all(package["integrity"].startswith("sha512-") for package in packages.values())
-    assert not [name for name, package in packages.items() if "resolved" in package]
+    assert not [place for place, package in packages.items() if "resolved" in package]
 
 
-def test_the_python_lock_pins_every_package_with_hashes_and_names_no_index() -> None:
-    text = (IMAGES / "hello" / "requirements.txt").read_text()
+@pytest.mark.parametrize("name", ["hello", *recipes.PYPI])
+def test_a_python_lock_pins_every_package_with_hashes_and_names_no_index(name: str) -> None:
+    text = (IMAGES / name / "requirements.txt").read_text()
     pins = re.findall(r"^[a-z0-9-]+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
     assert len(pins) == len(re.findall(r"^\S+==", text, re.MULTILINE)) > 20
     assert not re.search(r"https?://|^-", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["everything", "hello"])
+@pytest.mark.parametrize("name", recipes.PYPI)
+def test_a_published_python_server_is_locked_at_the_version_that_is_asked_for(name: str) -> None:
+    package, version = recipes.pinned(IMAGES / name)
+    assert f"\n{package}=={version} \\\n" in (IMAGES / name / "requirements.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["everything", "hello", "pypi", "npm"])
 def test_an_image_runs_as_a_numeric_user_that_is_not_root(name: str) -> None:
     users = re.findall(r"^USER (\d+):(\d+)$", (IMAGES / name / "Dockerfile").read_text(), re.MULTILINE)
     assert users == [("10001", "10001")]
+
+
+def test_the_table_names_every_folder() -> None:
+    table = re.findall(r"^\| `([a-z-]+)/` \|", (IMAGES / "README.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(path.name for path in IMAGES.iterdir() if path.is_dir())
