@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Callable, Generator
 
 import pytest
@@ -10,12 +11,21 @@ import pytest
 from localstack import images
 from localstack.docker import Engine
 from localstack.processes import Supervisor
+from support.poll import until
 
 
 @pytest.fixture(scope="session")
 def published(docker_engine: Engine) -> Callable[[str], str]:
     """An example's image by its name, stored in the engine."""
     return lambda name: images.built(docker_engine, name)
+
+
+@pytest.fixture(scope="session")
+def label(supervisor: Supervisor) -> str:
+    """Of containers and networks that a broken run may leave behind."""
+    found = f"magic-toolbox.test=published-{secrets.token_hex(6)}"
+    supervisor.leave_to_janitor({"label": found})
+    return found
 
 
 @pytest.fixture
@@ -28,13 +38,9 @@ def volume(docker_engine: Engine) -> Generator[str]:
 
 
 @pytest.fixture
-def page_network(
-    supervisor: Supervisor, docker_engine: Engine, published: Callable[[str], str], volume: str
-) -> Generator[str]:
+def page_network(docker_engine: Engine, published: Callable[[str], str], volume: str, label: str) -> Generator[str]:
     """A network in which `http://page:8000/` says who it is, and nothing else answers."""
     name = f"mtb-published-{secrets.token_hex(6)}"
-    label = f"magic-toolbox.test={name}"
-    supervisor.leave_to_janitor({"label": label})
     docker_engine.docker("network", "create", "--internal", "--label", label, name)
     try:
         write = "from pathlib import Path; Path('/data/index.html').write_text('<h1>Lighthouse</h1><p>It blinks.</p>')"
@@ -44,6 +50,13 @@ def page_network(
         flags += [f"--volume={volume}:/data", "--entrypoint=python3", published("time"), "-c", f"{write}\n{serve}"]
         container = docker_engine.docker("run", *flags).strip()
         try:
+            asks = "from urllib.request import urlopen; urlopen('http://page:8000/', timeout=5)"
+
+            def serves() -> bool:
+                argv = ["docker", "exec", container, "python3", "-c", asks]
+                return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+
+            until("serving", serves)
             yield name
         finally:
             docker_engine.docker("rm", "--force", container)

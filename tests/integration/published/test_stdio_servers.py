@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
 import os
+import urllib.request
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from mcp.client.client import Client
+from mcp.client.sse import sse_client
 
+from localstack import recipes
 from localstack.docker import Engine
 from support.engine.objects import desired_instance
+from support.poll import until
 from support.published.stdio import FLAGS, argv, conversation, text, tool_names
 from toolbox_dtma.engine.names import HostNames
 from toolbox_dtma.engine.spec import container_config
@@ -21,6 +28,23 @@ pytestmark = [
 ]
 
 Published = Callable[[str], str]
+
+EVERY = (*recipes.SERVERS, "everything")
+STARTED_WITH = {"filesystem": ("/data",), "everything": ("stdio",)}
+"""Arguments that a server does not start on its pipes without."""
+
+
+def listening(address: str) -> None:
+    """Waits until a container's port answers HTTP."""
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{address}/sse", timeout=5) as answer:
+                return answer.status == 200
+        except (OSError, http.client.HTTPException):  # docker's proxy takes connections before the server does
+            return False
+
+    until("listening", answers, bool)
 
 
 async def test_time_converts_between_zones_without_a_network(published: Published) -> None:
@@ -58,16 +82,18 @@ async def test_git_commits_to_a_repository_in_a_volume(
         assert outside.is_error
 
 
-async def test_fetch_reads_a_page_of_its_network_and_tells_why_another_cannot_be_read(
-    published: Published, page_network: str
-) -> None:
-    async with conversation(published("fetch"), flags=[f"--network={page_network}"]) as client:
+async def test_fetch_reads_a_page_of_a_private_network_only_if_told_to(published: Published, page_network: str) -> None:
+    flags = [f"--network={page_network}"]
+    async with conversation(published("fetch"), "--allow-private-ips", flags=flags) as client:
         assert await tool_names(client) == {"fetch"}
         fetched = await client.call_tool("fetch", {"url": "http://page:8000/index.html"})
         assert not fetched.is_error, text(fetched)
         assert "Lighthouse" in text(fetched) and "It blinks." in text(fetched)
         missing = await client.call_tool("fetch", {"url": "http://page:8000/nothing"})
         assert missing.is_error and "404" in text(missing)
+    async with conversation(published("fetch"), flags=flags) as client:
+        refused = await client.call_tool("fetch", {"url": "http://page:8000/index.html"})
+        assert refused.is_error and "not a public address" in text(refused)
 
 
 async def test_fetch_without_a_network_answers_an_error_and_goes_on(published: Published) -> None:
@@ -118,6 +144,27 @@ async def test_everything_speaks_on_its_pipes_too(published: Published) -> None:
     async with conversation(published("everything"), "stdio", flags=["--network=none"]) as client:
         assert {"echo", "get-sum"} <= await tool_names(client)
         assert "42" in text(await client.call_tool("get-sum", {"a": 40, "b": 2}))
+
+
+async def test_everything_speaks_sse_on_its_port(published: Published, docker_engine: Engine, label: str) -> None:
+    flags = ["--detach", "--rm", f"--label={label}", "--publish=127.0.0.1::3001", *FLAGS]
+    container = docker_engine.docker("run", *flags, published("everything"), "sse").strip()
+    try:
+        address = docker_engine.docker("port", container, "3001").strip()
+        await asyncio.to_thread(listening, address)
+        async with asyncio.timeout(60), Client(sse_client(f"http://{address}/sse"), mode="legacy") as client:
+            assert "42" in text(await client.call_tool("get-sum", {"a": 40, "b": 2}))
+    finally:
+        docker_engine.docker("rm", "--force", container)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [(name, STARTED_WITH.get(name, ())) for name in EVERY])
+async def test_a_client_that_prefers_the_stateless_revision_finds_the_one_that_a_server_speaks(
+    name: str, arguments: tuple[str, ...], published: Published
+) -> None:
+    async with conversation(published(name), *arguments, flags=["--network=none"], mode="auto") as client:
+        assert client.protocol_version == ("2026-07-28" if name in recipes.PYPI else "2025-11-25")
+        assert await tool_names(client)
 
 
 @pytest.mark.parametrize("name", ["time", "memory"])
