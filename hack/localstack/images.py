@@ -1,8 +1,8 @@
 """The examples' images in the local registry: built once from `examples/images/NAME`, cached, pushed every run.
 
 What they are built from is said by `recipes`. The base image is pulled where a registry can be reached; otherwise it
-is made from Debian's packages, and Node.js comes from a Python wheel. Packages are fetched here, on the host, so that
-the build itself needs no network.
+is made from Debian's packages, Node.js comes from a Python wheel, and git out of its package. Packages are fetched
+here, on the host, so that the build itself needs no network.
 """
 
 from __future__ import annotations
@@ -28,14 +28,9 @@ QUICKSTART_PREFIX = "registry.example.com/magic-toolbox/mcp-"
 LOCAL = "magic-toolbox"
 PULLED: dict[Base, str] = {
     "python": "python:3.11-slim-bookworm",
-    "python-git": "python:3.11-bookworm",
+    "git": "python:3.11-bookworm",
     "node": "node:22-bookworm-slim",
 }
-PACKAGES: dict[Base, list[str]] = {
-    "python": ["python3", "python3-venv"],
-    "python-git": ["python3", "python3-venv", "git"],
-}
-"""Of Debian, where nothing can be pulled; Node.js is put onto the base with Python."""
 RECIPE = "1"
 """Raise it when the way images are built changes."""
 
@@ -43,18 +38,27 @@ _base_lock = threading.Lock()
 _store_lock = threading.Lock()
 
 
-def _debootstrap(engine: Engine, base: Base, image: str) -> None:
+def _debootstrap(engine: Engine, image: str) -> None:
     with tempfile.TemporaryDirectory(prefix="magic-toolbox-base-") as folder:
         archive = Path(folder) / "base.tar"
-        debian.bootstrap(archive, PACKAGES[base], log=f"base-{base}")
+        debian.bootstrap(archive, ["python3", "python3-venv"], log="base-image")
         engine.docker("import", str(archive), image, seconds=120)
 
 
-def _add_node(engine: Engine, base: str, image: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="magic-toolbox-node-") as folder:
-        shutil.copy2(node.program(), Path(folder) / "node")
-        (Path(folder) / "Dockerfile").write_text(f"FROM {base}\nCOPY node /usr/local/bin/node\n")
+def _add(engine: Engine, base: str, program: Path, image: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="magic-toolbox-base-") as folder:
+        shutil.copy2(program, Path(folder) / program.name)
+        (Path(folder) / "Dockerfile").write_text(f"FROM {base}\nCOPY {program.name} /usr/local/bin/{program.name}\n")
         engine.docker("build", "--quiet", "--tag", image, folder, seconds=120)
+
+
+def _git() -> Path:
+    """The program alone: what servers do with a repository on disk is built into it."""
+
+    def build(folder: Path) -> None:
+        debian.extract("git", "usr/bin/git", folder)
+
+    return cache.ensure("debian-git", build) / "git"
 
 
 def base_image(engine: Engine, base: Base) -> str:
@@ -70,12 +74,11 @@ def base_image(engine: Engine, base: Base) -> str:
             return image
         except SetupError as error:
             say(f"no pull ({str(error).rsplit(': ', 1)[-1][:100]})")
-        made: Base = "python" if base == "node" else base
-        below = f"{LOCAL}/base-{made}:{RECIPE}"
-        if not engine.has(below):
-            _debootstrap(engine, made, below)
-        if base == "node":
-            _add_node(engine, below, image)
+        python = f"{LOCAL}/base-python:{RECIPE}"
+        if not engine.has(python):
+            _debootstrap(engine, python)
+        if base != "python":
+            _add(engine, python, node.program() if base == "node" else _git(), image)
         return image
 
 

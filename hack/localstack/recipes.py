@@ -23,7 +23,7 @@ SERVERS = (*PYPI, *NPM)
 """Published servers that speak stdio, each built by the Dockerfile for its ecosystem."""
 
 Kind = Literal["python", "node"]
-Base = Literal["python", "python-git", "node"]
+Base = Literal["python", "git", "node"]
 _VERSION = "1"
 """Raise it when the way the images of `SERVERS` are built changes; see `images.RECIPE` for all images."""
 
@@ -77,6 +77,6 @@ def recipe(name: str) -> Recipe:
         return Recipe(name, context, kind, own, kind)
     package, version = pinned(context)
     ecosystem = "npm" if kind == "node" else "pypi"
-    base: Base = "python-git" if name == "git" else kind
+    base: Base = "git" if name == "git" else kind
     arguments = {"PACKAGE": package, "VERSION": version}
     return Recipe(name, context, kind, CONTEXTS / ecosystem / "Dockerfile", base, arguments)

@@ -34,7 +34,7 @@ def test_a_context_with_a_dockerfile_of_its_own_is_built_by_it() -> None:
 
 
 def test_only_the_server_that_calls_git_has_it_in_its_base() -> None:
-    assert {name for name in recipes.SERVERS if recipes.recipe(name).base == "python-git"} == {"git"}
+    assert {name for name in recipes.SERVERS if recipes.recipe(name).base == "git"} == {"git"}
 
 
 def test_a_change_of_the_common_dockerfile_changes_what_shapes_an_image() -> None:
