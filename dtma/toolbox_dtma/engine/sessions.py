@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from toolbox_dtma.engine.api import EngineUnavailable, SessionExit
+from toolbox_dtma.engine.api import EngineUnavailable, NotDeployed, SessionExit
 from toolbox_dtma.engine.client import DockerClient
 from toolbox_dtma.engine.deployment import Deployment
 from toolbox_dtma.engine.failures import DockerRefused, create_failure, start_failure
@@ -38,7 +38,10 @@ class _Live:
     instance: str
     container: str
     """Its name, which is known before its id is."""
+    made: bool = False
+    """Whether Docker has done all that was asked of it."""
     started: bool = False
+    """Whether its caller has it."""
     out_of_memory: bool = False
     exit: SessionExit | None = None
 
@@ -63,27 +66,52 @@ class SessionContainers:
         self._removals = asyncio.Semaphore(_REMOVALS)
         self._live: dict[str, _Live] = {}
         self._ends: dict[str, _Ending] = {}
+        self._begun: set[asyncio.Task[socket.socket]] = set()
         self.on_exit: Callable[[str, SessionExit], None] = lambda session, exit_: None
         """Called with a session whose process ended by itself."""
 
     async def open(self, session: str, deployment: Deployment) -> socket.socket:
         """A started container, and the socket of its streams, which the caller owns.
 
-        Raises `Failure`, `EngineUnavailable`; nothing is left of it then.
+        Raises `Failure`, `EngineUnavailable`, `NotDeployed` if it was ended meanwhile; nothing is left of it then.
         """
         name = self._names.session_container(deployment.wanted.id, deployment.wanted.desired.name, session)
         self._live[session] = live = _Live(deployment.wanted.id, name)
+        work = asyncio.create_task(self._make(session, live, deployment), name=f"begin session {name}")
+        self._begun.add(work)
+        work.add_done_callback(self._begun.discard)
         try:
-            async with self._starts:
-                stream = await self._started(name, session, deployment)
-        except BaseException:
-            self.end(session, grace=0)
+            # What Docker was asked for cannot be taken back: if nobody waits any more, it is removed once it is there.
+            stream = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(lambda done: self._unclaimed(session, done))
             raise
+        if session not in self._live:
+            stream.close()
+            raise NotDeployed(deployment.wanted.id)
         live.started = True
         if live.exit is not None:
             # After the caller has taken up the session, which it can only then be told of.
             asyncio.get_running_loop().call_soon(self.on_exit, session, live.exit)
         return stream
+
+    async def _make(self, session: str, live: _Live, deployment: Deployment) -> socket.socket:
+        try:
+            async with self._starts:
+                stream = await self._started(live.container, session, deployment)
+        except BaseException:
+            self._live.pop(session, None)
+            self._begin_removal(session, live.instance, live.container, grace=0)
+            raise
+        live.made = True
+        if session not in self._live:
+            self._begin_removal(session, live.instance, live.container, grace=0)
+        return stream
+
+    def _unclaimed(self, session: str, done: asyncio.Task[socket.socket]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().close()
+        self.end(session, grace=0)
 
     async def _started(self, name: str, session: str, deployment: Deployment) -> socket.socket:
         try:
@@ -113,7 +141,8 @@ class SessionContainers:
     def end(self, session: str, *, grace: int) -> None:
         """Have a session's container removed: killed at once, or after `grace` seconds of a request to end."""
         live = self._live.pop(session, None)
-        if live is not None:
+        # One that is not made yet goes as soon as it is.
+        if live is not None and live.made:
             self._begin_removal(session, live.instance, live.container, grace)
 
     def _begin_removal(self, session: str, instance: str, container: str, grace: int) -> None:
@@ -163,7 +192,7 @@ class SessionContainers:
             if session not in self._live and session not in self._ends:
                 log.info("removing a session that was left over", instance=instance)
                 self._begin_removal(session, instance, summary.id, grace=0)
-            elif summary.state in {"exited", "dead"}:
+            elif session in started and summary.state in {"exited", "dead"}:
                 self._exited(session, SessionExit())
         for session in started - present:
             self._exited(session, SessionExit())
@@ -190,9 +219,10 @@ class SessionContainers:
         """End every session; what the engine does not do in time is left over for the next start."""
         for session in tuple(self._live):
             self.end(session, grace=0)
-        if self._ends:
-            ending = tuple(each.task for each in self._ends.values())
-            _, late = await asyncio.wait(ending, timeout=_CLOSING_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                # Those that are still being made end in a removal.
+                await asyncio.gather(*self._begun, return_exceptions=True)
+                await asyncio.gather(*(ending.task for ending in self._ends.values()))
+        except TimeoutError:
+            log.warning("sessions are left over for the next start", number=len(self._ends) + len(self._begun))
