@@ -76,6 +76,8 @@ class SessionManager:
         self._down_since = clock()
         self._instances: dict[str, Instance] = {}
         self._sessions: dict[str, Session] = {}
+        self._exits: dict[str, asyncio.TimerHandle] = {}
+        """Sessions whose process has ended, and that the broker was told of."""
         self._trials = Trials()
         self._wake = asyncio.Event()
         self._spares = SpareKeeper(engine, timings, clock, self._wake.set)
@@ -150,6 +152,7 @@ class SessionManager:
                 else:
                     self._open(message)
             case CloseSession():
+                self._let_go(message.session)
                 session = self._sessions.get(message.session)
                 if session is not None:
                     hostile = message.why is Closing.PROTOCOL
@@ -270,8 +273,6 @@ class SessionManager:
         self._forget_session(session)
         if session.opening is not None:
             session.opening.cancel()
-        if session.last_words is not None:
-            session.last_words.cancel()
         self._engine.end_session(session.name, grace=grace)
 
     def _forget_session(self, session: Session) -> bool:
@@ -290,14 +291,20 @@ class SessionManager:
         self._trials.exited(name, exit_)
         session = self._sessions.get(name)
         if session is not None and session.opened:
-            # The broker reads what is left of its output first, and then says itself that it ended.
+            self._forget_session(session)
+            # The broker still reads what the process wrote last; its container goes after that.
             wait = self._timings.session_last_words
-            session.last_words = asyncio.get_running_loop().call_later(wait, self._too_late, session, exit_)
+            self._exits[name] = asyncio.get_running_loop().call_later(wait, self._let_go, name)
+            if self._link is not None:
+                self._link.send(SessionEnded(session=name, why=Ended.EXITED, message=exit_message(exit_)))
             return
         self._spares.exited(name, exit_, self._instances.values())
 
-    def _too_late(self, session: Session, exit_: SessionExit) -> None:
-        self._end(session, Ended.EXITED, exit_message(exit_))
+    def _let_go(self, name: str) -> None:
+        timer = self._exits.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+            self._engine.end_session(name)
 
     # ------------------------------------------------------------------- trials
     @contextlib.asynccontextmanager
@@ -345,6 +352,8 @@ class SessionManager:
         finally:
             for session in tuple(self._sessions.values()):
                 self._drop(session, grace=0)
+            for name in tuple(self._exits):
+                self._let_go(name)
             for instance in self._instances.values():
                 self._spares.discard(instance)
 

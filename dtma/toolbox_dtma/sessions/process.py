@@ -72,7 +72,7 @@ def spawner(uid: int, gid: int) -> Spawn:
 
     async def spawn(listener: socket.socket, control: socket.socket) -> Child:
         command = [sys.executable, "-m", "toolbox_dtma.broker", "--listen-fd", str(listener.fileno())]
-        command += ["--control-fd", str(control.fileno()), "--parent", str(os.getpid())]
+        command += ["--control-fd", str(control.fileno())]
         kept = {
             name: value
             for name, value in os.environ.items()

@@ -65,8 +65,6 @@ class Session:
     opened: bool = False
     """Whether the broker has it."""
     opening: asyncio.Task[None] | None = None
-    last_words: asyncio.TimerHandle | None = None
-    """Set once its process ended."""
 
 
 @dataclass(slots=True)
