@@ -27,6 +27,8 @@ async def http(broker: Broker) -> AsyncGenerator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def script() -> Script:
+async def script() -> AsyncGenerator[Script]:
     """A program that the test speaks for."""
-    return Script()
+    script = Script()
+    yield script
+    await script.close()

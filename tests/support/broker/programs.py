@@ -11,6 +11,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any, Protocol
 
 from toolbox_dtma.link.broker import OpenSession, SessionRefused
@@ -103,7 +104,6 @@ class Scripted:
         self._ours, self.broker_end = socket.socketpair()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self.killed = threading.Event()
 
     async def attach(self) -> None:
         """Belong to the running event loop."""
@@ -162,11 +162,18 @@ class Scripted:
 
     def kill(self) -> None:
         """See `Process`."""
+        with suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)
+
+    async def close(self) -> None:
+        """Let go of the stream, at the end of a test."""
+        self.broker_end.close()
         if self._writer is None:
             self._ours.close()
-        else:
-            self._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        self.killed.set()
+            return
+        self._writer.transport.abort()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
 
 class Script:
@@ -174,9 +181,11 @@ class Script:
 
     def __init__(self) -> None:
         self._started: queue.SimpleQueue[Scripted] = queue.SimpleQueue()
+        self._all: list[Scripted] = []
 
     def __call__(self, request: OpenSession) -> Process:
         process = Scripted(request)
+        self._all.append(process)
         self._started.put(process)
         return process
 
@@ -193,6 +202,11 @@ class Script:
         assert asked["method"] == "initialize"
         process.say({"jsonrpc": "2.0", "id": asked["id"], "result": result or INITIALIZED})
         return process
+
+    async def close(self) -> None:
+        """Let go of all of them."""
+        for process in self._all:
+            await process.close()
 
 
 INITIALIZED = {

@@ -14,7 +14,7 @@ from toolbox_dtma.gateway.parsing import Kind
 from toolbox_dtma.gateway.skimming import run
 
 VALUES = st.sampled_from(
-    [None, True, 0, -7, 2**60, 1.5, 1e300, "", "a", "1", '"\\ \n', "\ud83d\ude00", [], {}, [1, ["id"]], {"id": 3}]
+    [None, True, 0, -7, 2**60, 1.5, 1e300, "", "a", "1", '"\\ \n', "\U0001f600", [], {}, [1, ["id"]], {"id": 3}]
 )
 PARAMS = VALUES | st.fixed_dictionaries(
     {}, optional={"progressToken": VALUES, "requestId": VALUES, "_meta": VALUES, "other": VALUES}
