@@ -138,6 +138,18 @@ class Scripted:
         assert self._writer is not None
         return self._writer.transport.get_write_buffer_size()
 
+    def pause(self) -> None:
+        """Take no input for the time being."""
+        self._transport().pause_reading()
+
+    def resume(self) -> None:
+        """Take input again."""
+        self._transport().resume_reading()
+
+    def _transport(self) -> asyncio.Transport:
+        assert self._writer is not None and isinstance(self._writer.transport, asyncio.Transport)
+        return self._writer.transport
+
     async def until_sent(self) -> None:
         """Wait until nearly all was taken."""
         assert self._writer is not None
@@ -171,9 +183,11 @@ class Scripted:
         if self._writer is None:
             self._ours.close()
             return
-        self._writer.transport.abort()
+        if not self._writer.transport.is_closing():
+            self._writer.transport.abort()
         with suppress(OSError):
-            await self._writer.wait_closed()
+            async with asyncio.timeout(5):
+                await self._writer.wait_closed()
 
 
 class Script:

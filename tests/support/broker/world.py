@@ -48,6 +48,10 @@ class FakeDtma:
         self.closed: dict[str, Closing] = {}
         """Why the broker closed a session, by its name."""
         self.ready = threading.Event()
+        self.without_stream = False
+        """Whether descriptors get lost on their way."""
+        self.hold = False
+        """Whether sessions are not opened before `release`."""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -79,12 +83,19 @@ class FakeDtma:
                     self.ready.set()
                 case OpenSession() as asked:
                     self.asked.append(asked)
-                    self._open(asked)
+                    if not self.hold:
+                        self._open(asked)
                 case CloseSession() as closed:
                     self.closed[closed.session] = closed.why
                     process = self._running.pop(closed.session, None)
                     if process is not None:
                         process.kill()
+
+    def release(self) -> None:
+        """Open what was held back."""
+        self.hold = False
+        for asked in self.asked:
+            self._open(asked)
 
     def _open(self, asked: OpenSession) -> None:
         program = self._programs.get(asked.instance)
@@ -99,7 +110,8 @@ class FakeDtma:
         self._names.append(name)
         self._running[name] = process
         idle = self.idle_seconds[asked.instance]
-        self._send(SessionOpened(request=asked.request, session=name, idle_seconds=idle), process.broker_end)
+        opened = SessionOpened(request=asked.request, session=name, idle_seconds=idle)
+        self._send(opened, *(() if self.without_stream else (process.broker_end,)))
         process.broker_end.close()
 
     def _send(self, message: SessionOpened | SessionRefused | SessionEnded, *descriptors: socket.socket) -> None:
