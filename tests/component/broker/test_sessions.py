@@ -46,7 +46,7 @@ async def test_two_connections_cannot_use_each_others_sessions(
 ) -> None:
     instance = broker.dtma.instance(script)
     sessions: dict[str, RawSession] = {}
-    processes = {}
+    processes: dict[str, Scripted] = {}
     for connection in ("c-1", "c-2"):
         sessions[connection], processes[connection] = await asyncio.gather(
             open_session(http, instance, connection), script.initialized()

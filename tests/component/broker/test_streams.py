@@ -88,7 +88,7 @@ async def test_what_the_server_asks_goes_to_the_listener_and_its_answer_comes_ba
         calling = asyncio.ensure_future(session.post(request("tools/call", id=1)))
         await process.heard()
         # The server's ids are its own affair, also where they equal a client's.
-        asks = [
+        asks: list[dict[str, Any]] = [
             {"jsonrpc": "2.0", "id": 1, "method": "sampling/createMessage", "params": {}},
             {"jsonrpc": "2.0", "id": "e", "method": "elicitation/create", "params": {}},
         ]

@@ -223,7 +223,7 @@ class Script:
             await process.close()
 
 
-INITIALIZED = {
+INITIALIZED: dict[str, Any] = {
     "protocolVersion": "2025-11-25",
     "capabilities": {"tools": {}},
     "serverInfo": {"name": "scripted", "version": "1"},

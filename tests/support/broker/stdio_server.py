@@ -58,7 +58,8 @@ async def count(ctx: Context[Any], steps: int) -> str:
 async def ask_model(ctx: Context[Any], question: str) -> str:
     """Has the client's model answer."""
     message = SamplingMessage(role="user", content=TextContent(type="text", text=question))
-    result = await ctx.session.create_message([message], max_tokens=9)
+    # Deprecated in the newest revision; servers of the revisions that are spoken on stdio here go on using it.
+    result = await ctx.session.create_message([message], max_tokens=9)  # pyright: ignore[reportDeprecated]
     return f"the model says {getattr(result.content, 'text', None)}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ def plain_id(value: Any) -> Any:
 def inside(value: Any, *names: str) -> Any:
     """A member of a member."""
     for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
+        value = cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else None
     return value
 
 
