@@ -60,7 +60,7 @@ async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(ga
     instance = real(gateway, broker)
     connection = gateway.connect(instance, expose=restricted("echo", "ask_*", "count"))
 
-    async def elicit(_context: Any, _params: Any) -> ElicitResult:
+    async def elicit(context: Any, params: Any) -> ElicitResult:
         return ElicitResult(action="accept", content={"name": "green"})
 
     async with sdk_client(gateway, connection, elicitation_callback=elicit) as client:
@@ -68,7 +68,7 @@ async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(ga
         assert [tool.name for tool in (await client.list_tools()).tools] == ["echo", "count", "ask_model", "ask_person"]
         steps: list[float] = []
 
-        async def note(progress: float, _total: float | None, _message: str | None) -> None:
+        async def note(progress: float, total: float | None, message: str | None) -> None:
             steps.append(progress)
 
         for tool, arguments, said in (
