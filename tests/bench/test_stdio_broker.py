@@ -60,6 +60,13 @@ class Way:
 
 @pytest.fixture(scope="module")
 def broker() -> Generator[Broker]:
+    """A broker that this process may talk to."""
+    with running_broker() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def gateways_broker() -> Generator[Broker]:
     """A broker of the gateway's user."""
     with running_broker(unprivileged=True) as broker:
         yield broker
@@ -107,15 +114,14 @@ def _piped(process: subprocess.Popen[bytes]) -> Callable[[], None]:
 
 
 def test_a_call_over_stdio_takes_at_most_2_ms_longer_than_to_the_process_itself(
-    size: Size, report: Report, broker: Broker, gateway: World
+    size: Size, report: Report, broker: Broker, gateways_broker: Broker, gateway: World
 ) -> None:
     section = _section(report)
-    instance = gateway.bridged(_instance(broker), broker.path)
-    agent = gateway.connect(instance)
+    agent = gateway.connect(gateway.bridged(_instance(gateways_broker), gateways_broker.path))
     with ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(ARGV, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(process.kill)
-        near, far = _session(_on(broker, instance)), _session(Endpoint(agent.url, agent.token))
+        near, far = _session(_on(broker, _instance(broker))), _session(Endpoint(agent.url, agent.token))
         for connection in (near, far):
             stack.callback(connection.close)
         ways = [
