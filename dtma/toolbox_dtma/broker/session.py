@@ -20,12 +20,6 @@ from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.link.broker import Closing
 
-INPUT_SECONDS = 30.0
-"""How long a process may take no input before a request is refused."""
-CANCEL_SECONDS = 5.0
-"""How long a process may still answer a request that its client has cancelled; most never do."""
-LAST_WORDS_SECONDS = 1.0
-"""How long what a process wrote before its end may take to be read."""
 READ_BYTES = 64 * 1024
 LINES_AT_A_TIME = 16
 """Lines that are read before other sessions have their turn."""
@@ -63,9 +57,24 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """Deadlines in seconds."""
+
+    handshake: float = 60.0
+    """For the answer to the first request."""
+    input: float = 30.0
+    """How long a process may take no input before a message is refused."""
+    cancelled: float = 5.0
+    """How long a process may still answer a request that its client has cancelled; most never do."""
+    last_words: float = 1.0
+    """How long what a process wrote before its end may take to be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shared:
     """What all sessions use together."""
 
+    patience: Patience
     stepper: Stepper
     budget: Budget
     keeper: Keeper
@@ -138,7 +147,7 @@ class Session:
             self._put_all(outlet, self._routes.take_kept(stream))
         for message in heard.messages:
             if message.cancels is not None and self._routes.is_running(message.cancels):
-                self._later(CANCEL_SECONDS, lambda id=message.cancels: self._give_up(id))
+                self._later(self._shared.patience.cancelled, lambda id=message.cancels: self._give_up(id))
         return None if outlet is None else (stream, outlet)
 
     def begun(self) -> None:
@@ -184,7 +193,7 @@ class Session:
     async def exited(self, message: str) -> None:
         """The process is gone: what it wrote before is still passed on."""
         self._farewell = message
-        await asyncio.wait({self._reading}, timeout=LAST_WORDS_SECONDS)
+        await asyncio.wait({self._reading}, timeout=self._shared.patience.last_words)
         self.end(None, self._with_last_words(message))
 
     def _check(self) -> None:
@@ -203,7 +212,7 @@ class Session:
             raise InputFull("the messages of all sessions take too much memory now")
         budget.resize(0, len(line))
         try:
-            async with asyncio.timeout(INPUT_SECONDS), self._writing:
+            async with asyncio.timeout(self._shared.patience.input), self._writing:
                 # Waiting is done before, not after: what was written cannot be taken back.
                 await self._writer.drain()
                 self._check()

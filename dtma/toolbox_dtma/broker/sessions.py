@@ -12,11 +12,10 @@ from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.control import Control
 from toolbox_dtma.broker.messages import Heard
 from toolbox_dtma.broker.outlets import Outlet, Said
-from toolbox_dtma.broker.session import Owner, Session, SessionOver, Shared
+from toolbox_dtma.broker.session import Owner, Patience, Session, SessionOver, Shared
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.link.broker import Closing, Ended, SessionEnded
 
-INITIALIZE_SECONDS = 60.0
 ID_BYTES = 16
 STOPPING = "The session broker is stopping"
 
@@ -28,11 +27,19 @@ class NotBegun(Exception):
 class Sessions:
     """Opens, finds and ends sessions."""
 
-    def __init__(self, control: socket.socket, log: FilteringBoundLogger, *, budget: Budget | None = None):
+    def __init__(
+        self,
+        control: socket.socket,
+        log: FilteringBoundLogger,
+        *,
+        patience: Patience | None = None,
+        budget: Budget | None = None,
+    ):
         self._log = log
         self.control = Control(control, ended=self._ended)
         self.stepper = Stepper()
-        self._shared = Shared(self.stepper, budget or Budget(), self)
+        self._patience = patience or Patience()
+        self._shared = Shared(self._patience, self.stepper, budget or Budget(), self)
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -82,10 +89,10 @@ class Sessions:
             raise RuntimeError("a handshake is a request")
         _, outlet = sent
         try:
-            async with asyncio.timeout(INITIALIZE_SECONDS):
+            async with asyncio.timeout(self._patience.handshake):
                 return await _only(outlet)
         except TimeoutError:
-            raise NotBegun(f"The server did not answer within {INITIALIZE_SECONDS:.0f} s") from None
+            raise NotBegun(f"The server did not answer within {self._patience.handshake:g} s") from None
 
     def over(self, session: Session, why: Closing | None) -> None:
         """See `Keeper`."""
