@@ -37,6 +37,8 @@ class Timings(BaseModel):
 
     broker_start: Seconds = 30.0
     """How long a session broker may take until it is ready."""
+    broker_end: Seconds = 2.0
+    """How long one that DTMA has hung up on may take to end before it is killed."""
     broker_retry_first: Seconds = 0.5
     """Pause before a session broker that ended is started again; doubles up to `broker_retry_max`."""
     broker_retry_max: Seconds = 30.0

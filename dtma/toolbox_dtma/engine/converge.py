@@ -203,6 +203,7 @@ class Converger:
 
     def _situation(self, observed: Observed, reference: Reference | None) -> Situation:
         desired, memory, now = observed.wanted.desired, self._memory, self._world.clock()
+        names, key = self._world.names, self._world.spec_key
         memory.count(desired.state, observed.candidates, now, self._world.timings, witnessed=self._following)
         self._following = True
         image_id = memory.image(desired, reference, observed.candidates) if reference else None
@@ -212,14 +213,11 @@ class Converger:
             floating=reference is not None and reference.floating,
             resolved_image=image_id,
             has_network=observed.network is not None,
-            new_name=self._new_name(desired, image_id) if image_id else None,
+            new_name=names.container(self.id, desired.name, spec_hash(desired, key), image_id) if image_id else None,
             stopped_by_us=memory.stopped_by_us,
             restart_at=memory.restart_at,
             now=now,
         )
-
-    def _new_name(self, desired: DesiredInstance, image_id: str) -> str:
-        return self._world.names.container(self.id, desired.name, spec_hash(desired, self._world.spec_key), image_id)
 
     # Acting
 

@@ -183,10 +183,18 @@ class Broker:
             yield child, link
         finally:
             link.close()
+            code = await self._ended(child)
+            log.info("session broker ended", pid=child.pid, code=code)
+
+    async def _ended(self, child: Child) -> int:
+        """Its exit code. It ends by itself when the link does; one that does not is killed."""
+        try:
+            async with asyncio.timeout(self._timings.broker_end):
+                return await child.wait()
+        except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
-            code = await child.wait()
-            log.info("session broker ended", pid=child.pid, code=code)
+            return await child.wait()
 
     async def _converse(self, child: Child, link: ControlLink) -> str:
         up = False

@@ -20,6 +20,7 @@ from toolbox_dtma.engine.api import EngineUnavailable, Seen, SeenListener, Wante
 from toolbox_dtma.init import InitOptions, init
 from toolbox_dtma.policy.process import Processes, ProcessId
 from toolbox_dtma.serve import serve
+from toolbox_dtma.sessions.process import Spawn
 from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.state.files import read_record, write_record
 from toolbox_dtma.state.records import HostRecord
@@ -49,6 +50,7 @@ FAST = Timings(
     probe_session_retry=0.1,
     probe_session_retry_max=0.4,
     broker_start=2.0,
+    broker_end=0.05,
     broker_retry_first=0.05,
     broker_patience=0.5,
     session_last_words=0.1,
@@ -211,6 +213,8 @@ class DtmaHost:
     engine: FakeEngine = field(default_factory=FakeEngine)
     processes: Processes = field(default_factory=FakeProcesses)
     brokers: Brokers = field(default_factory=Brokers)
+    spawn: Spawn | None = None
+    """Starts other brokers than the scripted ones."""
     timings: Timings = FAST
     bounds: Bounds = field(default_factory=Bounds)
     port: int = field(default_factory=free_port)
@@ -256,7 +260,7 @@ class DtmaHost:
                 stop=self._stop,
                 make_engine=lambda host, spec_key: self.engine,
                 processes=self.processes,
-                make_spawn=lambda host: self.brokers,
+                make_spawn=lambda host: self.spawn or self.brokers,
                 timings=self.timings,
                 bounds=self.bounds,
             )

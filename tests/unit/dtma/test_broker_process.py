@@ -19,7 +19,7 @@ from toolbox_dtma.sessions.link import MAX_WAITING, ControlLink, LinkBroken
 from toolbox_dtma.sessions.process import Broker
 from toolbox_dtma.settings import Timings
 
-TIMINGS = Timings(broker_start=0.2, broker_retry_first=0.05, broker_retry_max=0.4)
+TIMINGS = Timings(broker_start=0.2, broker_end=0.02, broker_retry_first=0.05, broker_retry_max=0.4)
 Pair = tuple[ControlLink, socket.socket]
 
 
