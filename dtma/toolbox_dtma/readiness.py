@@ -1,7 +1,8 @@
 """Whether an instance is ready: what the engine sees of its process, joined with MCP probes. Pure, time passed in.
 
 A probe counts for one target only: this container start at this address, port and path. A new start, or a changed
-port or path, begins anew; a change of `expose` does not.
+port or path, begins anew; a change of `expose` does not. Of a stdio server, which has a container for each session, it
+counts for everything that those containers are made of.
 """
 
 from __future__ import annotations
@@ -27,8 +28,14 @@ class Target:
 
     incarnation: str
     address: str
+    """Empty for a stdio server, as is `path`; `port` is 0 then."""
     port: int
     path: str
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether it takes a session of its own to talk to it."""
+        return not self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,9 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A conversation that did not. `reason` is PORT_NOT_LISTENING or PROBE_FAILED."""
+    """A conversation that did not, and why: PORT_NOT_LISTENING or PROBE_FAILED where a container runs, and of a stdio
+    server also what kept its process from answering.
+    """
 
     reason: InstanceReason
     message: str
@@ -107,15 +116,24 @@ class Readiness:
             case Failure():
                 trial.failure, trial.failures = result, trial.failures + 1
             case None:
-                if trial.probed is None:
-                    trial.failure = Failure(InstanceReason.PROBE_FAILED, "no gateway worker could probe it yet")
+                if trial.probed is None and trial.failures == 0:
+                    who = "gateway worker or session broker" if target.has_sessions else "gateway worker"
+                    trial.failure = Failure(InstanceReason.PROBE_FAILED, f"no {who} could probe it yet")
         trial.next_at = now + self._pause(trial, now, lost=result is None)
         return True
+
+    def probe_soon(self, now: float) -> None:
+        """Something that a probe depends on was replaced."""
+        if self._trial is not None:
+            self._trial.next_at = now
 
     def _retarget(self, now: float) -> None:
         target = self._target()
         if target is None:
             self._trial = None
+            if self._sighted:
+                # It was stopped, or is gone: what comes next is to be talked to, even if it is the very same.
+                self.remembered = None
         elif self._trial is None or self._trial.target != target:
             probed = self.remembered[1] if self.remembered and self.remembered[0] == target else None
             self._trial = _Trial(target, since=now, next_at=now, probed=probed)
@@ -126,14 +144,27 @@ class Readiness:
             # An engine that is away says nothing about its containers: agents that are connected keep what they had.
             return self.remembered[0] if self.remembered else None
         # Not only while STARTING: an old container may go on serving while a new image is pulled.
-        if seen is None or seen.address is None or seen.incarnation is None:
+        if seen is None or seen.incarnation is None:
             return None
-        return Target(seen.incarnation, seen.address, self.desired.port, self.desired.path)
+        if self.desired.port is None or self.desired.path is None:
+            return Target(seen.incarnation, "", 0, "")
+        return (
+            None
+            if seen.address is None
+            else Target(seen.incarnation, seen.address, self.desired.port, self.desired.path)
+        )
 
     def _pause(self, trial: _Trial, now: float, *, lost: bool) -> float:
         timings = self.timings
         if trial.probed is not None and trial.failures < timings.probe_failures:
-            return timings.probe_start_interval if lost else timings.probe_interval
+            if lost:
+                return timings.probe_start_interval
+            rare = trial.target.has_sessions and trial.failures == 0
+            return timings.probe_session_interval if rare else timings.probe_interval
+        if trial.target.has_sessions and not lost:
+            # Each takes a container: ever less often, as a container that exits is restarted.
+            trial.pause = min(max(trial.pause * 2, timings.probe_session_retry), timings.probe_session_retry_max)
+            return trial.pause
         if now - trial.since >= timings.probe_start_deadline or trial.probed is not None:
             return timings.probe_error_interval
         longer = trial.pause * timings.probe_retry_growth or timings.probe_first_retry
@@ -193,10 +224,14 @@ class Readiness:
         failure = trial.failure
         if trial.probed is not None:
             if failure is not None and trial.failures >= self.timings.probe_failures:
-                return InstancePhase.ERROR, InstanceReason.PROBE_FAILED, failure.message
+                reason = failure.reason if trial.target.has_sessions else InstanceReason.PROBE_FAILED
+                return InstancePhase.ERROR, reason, failure.message
             if (seen.generation, seen.inputs_hash) != (self.desired.generation, self.desired.inputs_hash):
                 return InstancePhase.STARTING, InstanceReason.STARTING, "a newer desired state is being applied"
             return InstancePhase.READY, InstanceReason.READY, ""
+        if failure is not None and trial.failures > 0 and trial.target.has_sessions:
+            # Nothing is on its way there: its process was started for the probe, and did not do.
+            return InstancePhase.ERROR, failure.reason, failure.message
         if now - trial.since >= self.timings.probe_start_deadline:
             if failure is None:
                 return InstancePhase.ERROR, InstanceReason.PROBE_FAILED, "no probe of it has ended in time"

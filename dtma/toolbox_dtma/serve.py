@@ -22,6 +22,7 @@ from toolbox_dtma.management.app import make_app
 from toolbox_dtma.management.connection import bounded_protocol
 from toolbox_dtma.management.service import Service
 from toolbox_dtma.policy.process import LinuxProcesses, Processes
+from toolbox_dtma.sessions.process import Spawn, spawner
 from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.state.files import ensure_folder
 from toolbox_dtma.state.records import HostRecord
@@ -38,6 +39,14 @@ def docker_engine(host: HostRecord, spec_key: bytes) -> Engine:
     from toolbox_dtma.engine.docker import DockerEngine
 
     return DockerEngine(host.host_id, spec_key, Path(host.runtime_dir), host.docker_url)
+
+
+MakeSpawn = Callable[[HostRecord], Spawn]
+
+
+def real_broker(host: HostRecord) -> Spawn:
+    """A process under the gateway's user."""
+    return spawner(host.gateway_uid, host.gateway_gid)
 
 
 class _Server(uvicorn.Server):
@@ -63,6 +72,7 @@ async def serve(
     stop: asyncio.Event,
     make_engine: MakeEngine = docker_engine,
     processes: Processes | None = None,
+    make_spawn: MakeSpawn = real_broker,
     timings: Timings | None = None,
     bounds: Bounds | None = None,
 ) -> None:
@@ -76,6 +86,7 @@ async def serve(
             stop,
             make_engine,
             processes or LinuxProcesses(),
+            make_spawn,
             timings or Timings(),
             bounds or Bounds(),
         )
@@ -86,6 +97,7 @@ async def _serve(
     stop: asyncio.Event,
     make_engine: MakeEngine,
     processes: Processes,
+    make_spawn: MakeSpawn,
     timings: Timings,
     bounds: Bounds,
 ) -> None:
@@ -103,6 +115,7 @@ async def _serve(
         bounds=bounds,
         clock=time.monotonic,
         certificate=certificate,
+        spawn_broker=make_spawn(host),
     )
     token = (state_dir / "token").read_text().strip()
     config = uvicorn.Config(

@@ -29,6 +29,33 @@ class Timings(BaseModel):
     """The whole MCP conversation of one probe."""
     probe_concurrency: Annotated[int, Field(ge=1)] = 8
 
+    probe_session_interval: Seconds = 600.0
+    """Between probes of a stdio server, each of which takes a container of its own."""
+    probe_session_retry: Seconds = 1.0
+    """First pause after one that failed; doubles up to `probe_session_retry_max`."""
+    probe_session_retry_max: Seconds = 60.0
+
+    broker_start: Seconds = 30.0
+    """How long a session broker may take until it is ready."""
+    broker_end: Seconds = 2.0
+    """How long one that DTMA has hung up on may take to end before it is killed."""
+    broker_retry_first: Seconds = 0.5
+    """Pause before a session broker that ended is started again; doubles up to `broker_retry_max`."""
+    broker_retry_max: Seconds = 30.0
+    broker_patience: Seconds = 10.0
+    """Without a session broker for longer than this, servers that need it count as failing."""
+    session_open: Seconds = 55.0
+    """How long a session's container may take until it runs; the broker waits 60 s."""
+    session_grace: Annotated[int, Field(ge=0)] = 2
+    """What a process whose client has gone gets to end by itself."""
+    session_last_words: Seconds = 1.0
+    """How long after a process's end its session is kept, for the broker to read what it still wrote."""
+    sessions_told: Seconds = 10.0
+    """Between reports of which only the number of sessions is news."""
+    spare_retry_first: Seconds = 1.0
+    """Pause after a spare that ended unused; doubles up to `spare_retry_max`."""
+    spare_retry_max: Seconds = 300.0
+
     ack_deadline: Seconds = 5.0
     """How long a call waits for the workers before it answers AckPending."""
     silence: Seconds = 0.3

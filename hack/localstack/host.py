@@ -28,6 +28,7 @@ GATEWAY_USER = User(61750, 61750)
 
 NAME = "tbx-1"
 NAMESPACE = "mcp-system"
+DTMA = "toolbox_dtma"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Settings:
     """Added to that of `init` and DTMA."""
     wrapper: Sequence[str] = ()
     """What executes DTMA and gateway, under their own users."""
-    serve_module: str = "toolbox_dtma"
-    """What is started instead of `python -m toolbox_dtma serve`, with the same arguments."""
+    serve_module: str = DTMA
+    """What is started instead of `python -m toolbox_dtma serve`, with the same arguments; it can have no broker."""
 
 
 class Host:
@@ -65,11 +66,17 @@ class Host:
         self.manifests: list[Manifest] = []
         self.dtma: Child | None = None
         self.gateway: Child | None = None
-        self._gateway_runtime: runtime.Runtime | None = None
+        self._shared_runtime: runtime.Runtime | None = None
 
     @property
     def _env(self) -> dict[str, str]:
         return {"PYTHONPATH": str(REPOSITORY / "dtma"), **self.settings.environment}
+
+    def _runtime(self) -> runtime.Runtime:
+        """Python that the gateway's user can run: of the gateway, and of DTMA, whose session broker is this user's."""
+        if self._shared_runtime is None:
+            self._shared_runtime = runtime.for_user(GATEWAY_USER, self.folder)
+        return self._shared_runtime
 
     def _log(self, part: str) -> str:
         """How a process and its log are called: those of further hosts by the host's name too."""
@@ -111,9 +118,13 @@ class Host:
 
     def start_dtma(self) -> Child:
         """Starts DTMA and waits until its management API is healthy."""
-        argv = [*self.settings.wrapper, sys.executable, "-m", self.settings.serve_module, "serve"]
+        python, env = sys.executable, self._env
+        if self.settings.serve_module == DTMA:
+            used = self._runtime()
+            python, env = used.python, {**used.env, **self.settings.environment}
+        argv = [*self.settings.wrapper, python, "-m", self.settings.serve_module, "serve"]
         argv += ["--state-dir", str(self.state_dir)]
-        command = Command(self._log("dtma"), argv, env=self._env, death_signal="TERM", prefix=self.settings.prefix)
+        command = Command(self._log("dtma"), argv, env=env, death_signal="TERM", prefix=self.settings.prefix)
         child = self._supervisor.start(command)
         self.dtma = child
         child.wait_until(self._healthy, 30, "healthy")
@@ -121,9 +132,7 @@ class Host:
 
     def start_gateway(self) -> Child:
         """Starts the gateway under its own uid and waits until it accepts connections."""
-        if self._gateway_runtime is None:
-            self._gateway_runtime = runtime.for_user(GATEWAY_USER, self.folder)
-        used = self._gateway_runtime
+        used = self._runtime()
         argv = [*self.settings.wrapper, used.python, "-m", "toolbox_dtma", "gateway"]
         argv += ["--config", str(self.gateway_dir / "gateway.json")]
         command = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +25,9 @@ class Seen:
 
     `phase` is never READY here: the engine knows processes, the probe knows MCP. STARTING with an `address`
     means the container runs and can be probed. `incarnation` changes with every container start.
+
+    A stdio server has neither container nor address. STARTING with an `incarnation` means that sessions can be
+    opened; it changes with everything that makes their containers other ones.
     """
 
     generation: int
@@ -42,6 +46,33 @@ SeenListener = Callable[[str, Seen], None]
 
 class EngineUnavailable(Exception):
     """The Docker Engine does not answer."""
+
+
+class NotDeployed(Exception):
+    """No session can be opened of this instance now: it is not meant to run, or on its way there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStream:
+    """A session's process, started. `stream` is the caller's to hand on and to close."""
+
+    incarnation: str
+    """What `Seen` says of the instance it was made for."""
+    stream: socket.socket
+    """In: the process's stdin. Out: its stdout and stderr, in the frames of Docker's attach stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionExit:
+    """How a session's process ended by itself."""
+
+    code: int | None = None
+    """None where nobody saw it."""
+    out_of_memory: bool = False
+
+
+ExitListener = Callable[[str, SessionExit], None]
+"""Called with (session, how) when a session's process ended by itself; must not block or raise."""
 
 
 class Engine(Protocol):
@@ -75,4 +106,19 @@ class Engine(Protocol):
 
     async def facts(self) -> EngineFacts:
         """Version facts; `available=False` while the engine does not answer."""
+        ...
+
+    def follow_sessions(self, listener: ExitListener) -> None:
+        """Tell `listener` of sessions whose process ends by itself. To be called before `run`."""
+        ...
+
+    async def open_session(self, instance_id: str, session: str) -> SessionStream:
+        """A container of an instance's present deployment for one session, whose name is never used again.
+
+        Raises `NotDeployed`, `EngineUnavailable`, and `Failure` of `engine.failures`; nothing is left of it then.
+        """
+        ...
+
+    def end_session(self, session: str, *, grace: int = 0) -> None:
+        """Have a session's container removed, killed at once or after `grace` seconds. Absent is success."""
         ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -19,6 +20,7 @@ from aiodocker import Docker, DockerError
 from pydantic import TypeAdapter, ValidationError
 
 from toolbox_dtma.engine.api import EngineUnavailable
+from toolbox_dtma.engine.attach import attached
 from toolbox_dtma.engine.failures import DockerRefused
 from toolbox_dtma.engine.models import Container, ContainerSummary, Created, DockerEvent, EngineVersion, Image, Network
 from toolbox_dtma.engine.timings import Timings
@@ -91,12 +93,28 @@ class DockerClient:
         """Start a container; a running one is success."""
         await self._call("POST", f"containers/{container_id}/start", deadline=self._timings.create)
 
-    async def stop(self, container_id: str) -> None:
-        """Stop a container with the grace period; a stopped or absent one is success."""
-        grace = self._timings.stop_grace
+    async def stop(self, container_id: str, *, grace: int | None = None) -> None:
+        """Stop a container with the usual grace period or another; a stopped or absent one is success."""
+        grace = self._timings.stop_grace if grace is None else grace
         await self._absent_is_success(
             "POST", f"containers/{container_id}/stop", {"t": str(grace)}, grace + self._timings.request
         )
+
+    async def kill(self, container_id: str) -> None:
+        """SIGKILL to a container; one that does not run, or is absent, is success."""
+        await self._absent_is_success("POST", f"containers/{container_id}/kill")
+
+    async def attach(self, container_id: str) -> socket.socket:
+        """The streams of a container that was made with an open stdin: see `attach.attached`."""
+        if self._open().api_version == "auto":
+            await self.version()
+        try:
+            async with asyncio.timeout(self._timings.request):
+                return await attached(self._url, f"{self._open().api_version}/containers/{container_id}")
+        except TimeoutError as error:
+            raise EngineSilent("the Docker Engine did not answer in time") from error
+        except OSError as error:
+            raise EngineUnavailable(f"the Docker Engine cannot be reached: {error}") from error
 
     async def unpause(self, container_id: str) -> None:
         """Thaw a paused container."""
@@ -185,8 +203,8 @@ class DockerClient:
         try:
             await self._call(method, path, params, deadline=deadline)
         except DockerRefused as refused:
-            # 409: its removal is under way already, or it isn't paused any more.
-            settled = "already in progress" in refused.message or "not paused" in refused.message
+            # 409: its removal is under way already, or it isn't paused or running any more.
+            settled = any(each in refused.message for each in ("already in progress", "not paused", "is not running"))
             if refused.status != 404 and not (refused.status in {409, 500} and settled):
                 raise
 

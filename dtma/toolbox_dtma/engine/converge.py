@@ -10,12 +10,13 @@ from collections.abc import Awaitable
 import structlog
 
 from toolbox_dtma.engine.api import EngineUnavailable, Seen, Wanted
+from toolbox_dtma.engine.deployment import Deployment, decide_deployment, deployed, fits, has_sessions, prefix_for
 from toolbox_dtma.engine.failures import DockerRefused, Failure, cannot_execute, create_failure, start_failure
 from toolbox_dtma.engine.images import Reference
 from toolbox_dtma.engine.logs import read_tail
 from toolbox_dtma.engine.memory import Memory, same_request
 from toolbox_dtma.engine.models import Container
-from toolbox_dtma.engine.observe import Observed, as_seen, observe, without_sight
+from toolbox_dtma.engine.observe import Observed, as_seen, deployment_seen, observe, without_sight
 from toolbox_dtma.engine.plan import Do, Situation, Step, decide, newest
 from toolbox_dtma.engine.spec import container_config, spec_hash
 from toolbox_dtma.engine.world import World
@@ -44,6 +45,8 @@ class Converger:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._seen: Seen | None = None
+        self.deployment: Deployment | None = None
+        """What sessions are made of now; none while there can be no sessions."""
         self._failure: Failure | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -66,6 +69,8 @@ class Converger:
         """Replace what is desired. A change ends a pull it doesn't need and beats back-off."""
         if wanted != self._wanted:
             self._wanted = wanted
+            if self.deployment is not None:
+                self.deployment = self.deployment.under(wanted, self._world.spec_key)
             self._interrupt()
 
     def remove(self) -> asyncio.Future[None]:
@@ -73,7 +78,7 @@ class Converger:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._removals.append(future)
         self._removing = True
-        self._wanted = None
+        self._wanted = self.deployment = None
         self._interrupt()
         return future
 
@@ -129,8 +134,9 @@ class Converger:
             return 0.0
         observed = await observe(self._world, wanted)
         reference = await self._reference(observed)
+        await self._check_image(observed, reference)
         situation = self._situation(observed, reference)
-        step = decide(situation)
+        step = self._decided(observed, situation)
         if step.do in (Do.SETTLE, Do.AWAIT_RESTART):
             return await self._settle(observed, step)
         shown = step.container or newest(observed.candidates)
@@ -159,6 +165,22 @@ class Converger:
             await self._report(observed, failed, newest(observed.candidates))
             raise
 
+    async def _check_image(self, observed: Observed, reference: Reference | None) -> None:
+        """No container keeps the image of a server with sessions from being removed by somebody."""
+        if reference is None or not has_sessions(observed.wanted.desired):
+            return
+        image_id = self._memory.image(observed.wanted.desired, reference, observed.candidates)
+        if image_id is not None and await self._world.client.image(image_id) is None:
+            self._memory.forget_image()
+
+    def _decided(self, observed: Observed, situation: Situation) -> Step:
+        if not has_sessions(observed.wanted.desired):
+            return decide(situation)
+        step = decide_deployment(situation, fitting=fits(observed.network, observed.wanted.desired))
+        now = deployed(step, observed.wanted, situation.resolved_image, observed.network, self._world.spec_key)
+        self.deployment = now if self._wanted == observed.wanted else None
+        return step
+
     async def _settle(self, observed: Observed, step: Step) -> float | None:
         self._failure, self._failures, self._retry_at, self._last_step = None, 0, 0.0, None
         if step.do is Do.SETTLE:
@@ -181,6 +203,7 @@ class Converger:
 
     def _situation(self, observed: Observed, reference: Reference | None) -> Situation:
         desired, memory, now = observed.wanted.desired, self._memory, self._world.clock()
+        names, key = self._world.names, self._world.spec_key
         memory.count(desired.state, observed.candidates, now, self._world.timings, witnessed=self._following)
         self._following = True
         image_id = memory.image(desired, reference, observed.candidates) if reference else None
@@ -190,14 +213,11 @@ class Converger:
             floating=reference is not None and reference.floating,
             resolved_image=image_id,
             has_network=observed.network is not None,
-            new_name=self._new_name(desired, image_id) if image_id else None,
+            new_name=names.container(self.id, desired.name, spec_hash(desired, key), image_id) if image_id else None,
             stopped_by_us=memory.stopped_by_us,
             restart_at=memory.restart_at,
             now=now,
         )
-
-    def _new_name(self, desired: DesiredInstance, image_id: str) -> str:
-        return self._world.names.container(self.id, desired.name, spec_hash(desired, self._world.spec_key), image_id)
 
     # Acting
 
@@ -208,7 +228,11 @@ class Converger:
                 await self._unless_outdated(self._pull(observed.wanted.desired, reference), observed.wanted, reference)
             case Do.MAKE_NETWORK:
                 async with actions:
-                    await self._world.networks.make(self.id, observed.wanted.owner)
+                    prefix = prefix_for(observed.wanted.desired)
+                    await self._world.networks.make(self.id, observed.wanted.owner, prefix)
+            case Do.REPLACE_NETWORK:
+                await self._world.sessions.clear(self.id)
+                await self._world.networks.remove(self.id)
             case Do.CREATE:
                 async with actions:
                     await self._create(observed, situation)
@@ -294,6 +318,7 @@ class Converger:
     async def _remove_everything(self) -> None:
         client, labels = self._world.client, self._world.names.labels(self.id)
         try:
+            await self._world.sessions.clear(self.id)
             for summary in await client.containers(labels):
                 if summary.state == "paused":
                     await client.unpause(summary.id)
@@ -357,6 +382,9 @@ class Converger:
     # Reporting
 
     async def _report(self, observed: Observed, step: Step, container: Container | None) -> None:
+        if has_sessions(observed.wanted.desired):
+            self._emit(deployment_seen(observed.wanted, step, self.deployment))
+            return
         restarts = self._memory.restarts(container.id) if container else 0
         self._emit(await as_seen(self._world, observed, step, container, restarts=restarts))
 

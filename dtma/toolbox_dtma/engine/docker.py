@@ -11,7 +11,15 @@ from pathlib import Path
 
 import structlog
 
-from toolbox_dtma.engine.api import EngineUnavailable, Seen, SeenListener, Wanted
+from toolbox_dtma.engine.api import (
+    EngineUnavailable,
+    ExitListener,
+    NotDeployed,
+    Seen,
+    SeenListener,
+    SessionStream,
+    Wanted,
+)
 from toolbox_dtma.engine.client import DockerClient
 from toolbox_dtma.engine.converge import Converger, RemovalBlocked
 from toolbox_dtma.engine.failures import DockerRefused, Failure
@@ -19,8 +27,10 @@ from toolbox_dtma.engine.firewall import Address, Firewall, host_resolvers, ipta
 from toolbox_dtma.engine.images import Images
 from toolbox_dtma.engine.ledger import Ledger
 from toolbox_dtma.engine.logs import read_logs
-from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE, HostNames
+from toolbox_dtma.engine.models import ContainerSummary
+from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE, LABEL_SESSION, HostNames
 from toolbox_dtma.engine.networks import Networks
+from toolbox_dtma.engine.sessions import SessionContainers
 from toolbox_dtma.engine.timings import Timings
 from toolbox_dtma.engine.watch import Watch
 from toolbox_dtma.engine.world import World
@@ -53,13 +63,15 @@ class DockerEngine:
         timings = timings or Timings()
         names = HostNames(host_id)
         client = DockerClient(docker_url, timings)
+        firewall = Firewall(names, iptables_runner(timings.command), resolvers=resolvers)
         self._world = World(
             names=names,
             spec_key=spec_key,
             client=client,
             images=Images(client),
             networks=Networks(client, names, reserved=lambda: reserved_networks(resolvers())),
-            firewall=Firewall(names, iptables_runner(timings.command), resolvers=resolvers),
+            firewall=firewall,
+            sessions=SessionContainers(client, names, firewall, spec_key),
             ledger=Ledger(runtime_dir),
             timings=timings,
             clock=clock,
@@ -96,6 +108,7 @@ class DockerEngine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._world.sessions.close()
             await self._world.client.aclose()
 
     def want(self, wanted: Wanted) -> None:
@@ -141,7 +154,8 @@ class DockerEngine:
 
         Close the generator (`contextlib.aclosing`) when stopping early: it holds a connection.
         """
-        containers = await self._world.client.containers(self._world.names.labels(instance_id))
+        listed = await self._world.client.containers(self._world.names.labels(instance_id))
+        containers = [item for item in listed if LABEL_SESSION not in item.labels]
         if not containers:
             raise KeyError(instance_id)
         # Docker lists the newest first, and sorting is stable.
@@ -155,6 +169,31 @@ class DockerEngine:
             if refused.status == 404:
                 raise KeyError(instance_id) from refused
             raise EngineUnavailable(refused.message) from refused
+
+    def follow_sessions(self, listener: ExitListener) -> None:
+        """Tell `listener` of sessions whose process ends by itself."""
+        self._world.sessions.on_exit = listener
+
+    async def open_session(self, instance_id: str, session: str) -> SessionStream:
+        """A container of an instance's present deployment for one session.
+
+        Raises `NotDeployed`, `EngineUnavailable`, `Failure`; nothing is left of it then.
+        """
+        converger = self._convergers.get(instance_id)
+        deployment = converger.deployment if converger is not None else None
+        if converger is None or deployment is None or self._listener is None:
+            raise NotDeployed(instance_id)
+        try:
+            stream = await self._world.sessions.open(session, deployment)
+        except Failure:
+            # Somebody may have taken away the image or the network: both are seen at the next look.
+            converger.wake()
+            raise
+        return SessionStream(deployment.id, stream)
+
+    def end_session(self, session: str, *, grace: int = 0) -> None:
+        """Have a session's container removed, killed at once or after `grace` seconds. Absent is success."""
+        self._world.sessions.end(session, grace=grace)
 
     async def facts(self) -> EngineFacts:
         """Version facts; `available=False` while the engine does not answer."""
@@ -200,6 +239,7 @@ class DockerEngine:
         # Docker rewrites its own chains when it starts.
         self._world.firewall.forget()
         await self._assert_firewall()
+        await self._look_at_sessions()
         self._shown.clear()
         for converger in tuple(self._convergers.values()):
             converger.wake()
@@ -213,8 +253,7 @@ class DockerEngine:
     async def _resync(self) -> None:
         self._world.firewall.forget()
         await self._assert_firewall()
-        host = {LABEL_HOST: self._world.names.host_id}
-        listed = await self._world.client.containers(host)
+        listed = [item for item in await self._look_at_sessions() if LABEL_SESSION not in item.labels]
         shown = {
             item.id: (item.state, frozenset(end.network_id for end in item.network_settings.networks.values()))
             for item in listed
@@ -228,6 +267,13 @@ class DockerEngine:
         for instance_id in tuple(self._convergers):
             if instance_id not in present:
                 self._wake(instance_id)
+
+    async def _look_at_sessions(self) -> tuple[ContainerSummary, ...]:
+        """All containers of this host, after those of sessions were compared with what is open."""
+        started = self._world.sessions.started
+        listed = await self._world.client.containers({LABEL_HOST: self._world.names.host_id})
+        self._world.sessions.look(listed, started)
+        return listed
 
     async def _assert_firewall(self) -> None:
         try:

@@ -21,6 +21,9 @@ LABEL_UID = "magictoolbox.dev/uid"
 LABEL_GENERATION = "magictoolbox.dev/generation"
 """Generation the container was created for; later generations may keep the container."""
 
+LABEL_SESSION = "magictoolbox.dev/session"
+"""On the container of one session of a stdio server: the session's name. No other container has it."""
+
 LABEL_POOL = "magictoolbox.dev/pool"
 """On networks: the address pool this host chose, read back after a restart."""
 
@@ -71,6 +74,12 @@ class HostNames:
         unique = hashlib.sha256("\0".join((self.host_id, instance_id, spec_hash, image_id)).encode()).hexdigest()[:8]
         short_id = re.sub(r"[^a-z0-9]", "", instance_id.lower())[:8]
         return f"mtb-{name[:30].rstrip('-')}-{short_id}-{unique}"
+
+    def session_container(self, instance_id: str, name: str, session: str) -> str:
+        """Name of the container of one session."""
+        unique = hashlib.sha256("\0".join((self.host_id, instance_id, session)).encode()).hexdigest()[:16]
+        short_id = re.sub(r"[^a-z0-9]", "", instance_id.lower())[:8]
+        return f"mtb-{name[:22].rstrip('-')}-{short_id}-s{unique}"
 
     def labels(self, instance_id: str) -> dict[str, str]:
         """Labels that make something ours."""

@@ -25,6 +25,10 @@ AVOIDED = (IPv4Network("10.244.0.0/16"), IPv4Network("10.255.0.0/16"))
 POOL_PREFIX = 18
 SUBNET_PREFIX = 28
 _ATTEMPTS = 8
+_NEVER_FREE = 3
+"""Addresses of any subnet that no container gets: its own, the bridge's and the broadcast one."""
+_PROBES = 2
+"""Sessions of probes that a subnet has room for, beside those of connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,24 @@ def choose_pool(host_id: str, taken: Sequence[IPv4Network]) -> IPv4Network | Non
     return next((pool for pool in pools(host_id) if not any(pool.overlaps(other) for other in taken)), None)
 
 
-def free_subnets(pool: IPv4Network, taken: Sequence[IPv4Network]) -> Iterator[tuple[int, IPv4Network]]:
-    """Free subnets of a pool with their index, lowest first."""
+def sessions_prefix(max_sessions: int) -> int:
+    """Prefix of the subnet of a server that has a container for each session: /28 for up to 11.
+
+    >>> sessions_prefix(10), sessions_prefix(1000)
+    (28, 22)
+    """
+    addresses = max_sessions + _PROBES + _NEVER_FREE
+    return min(SUBNET_PREFIX, 32 - (addresses - 1).bit_length())
+
+
+def free_subnets(
+    pool: IPv4Network, taken: Sequence[IPv4Network], prefix: int = SUBNET_PREFIX
+) -> Iterator[tuple[int, IPv4Network]]:
+    """Free subnets of a pool, lowest first, with the index of the smallest subnet that begins where they do."""
     near = [other for other in taken if other.overlaps(pool)]
-    for index, subnet in enumerate(pool.subnets(new_prefix=SUBNET_PREFIX)):
+    for number, subnet in enumerate(pool.subnets(new_prefix=prefix)):
         if not any(subnet.overlaps(other) for other in near):
-            yield index, subnet
+            yield number << (SUBNET_PREFIX - prefix), subnet
 
 
 def parse_routes(text: str) -> tuple[IPv4Network, ...]:
@@ -110,8 +126,8 @@ class Networks:
         ]
         return found[0] if found else None
 
-    async def make(self, instance_id: str, owner: str) -> InstanceNetwork:
-        """Create the instance's network. Raises `Failure`."""
+    async def make(self, instance_id: str, owner: str, prefix: int = SUBNET_PREFIX) -> InstanceNetwork:
+        """Create the instance's network with a subnet of this size. Raises `Failure`."""
         # Held during the call to Docker, so that two instances never try the same subnet.
         async with self._allocating:
             refused_subnets: list[IPv4Network] = []
@@ -119,10 +135,11 @@ class Networks:
                 existing = await self._client.networks()
                 pool = self._pool(existing)
                 taken = [*_v4(existing), *self._foreign_routes(pool), *refused_subnets]
-                index, subnet = next(free_subnets(pool, taken), (-1, pool))
+                index, subnet = next(free_subnets(pool, taken, prefix), (-1, pool))
                 if index < 0:
                     raise Failure(
-                        InstanceReason.NETWORK_FAILED, f"All {1 << (SUBNET_PREFIX - POOL_PREFIX)} subnets are in use."
+                        InstanceReason.NETWORK_FAILED,
+                        f"Of the host's {1 << (prefix - POOL_PREFIX)} subnets of the size /{prefix} none is free.",
                     )
                 try:
                     return await self._create(instance_id, owner, pool, index, subnet)

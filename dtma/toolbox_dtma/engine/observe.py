@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolbox_dtma.engine.api import Seen, Wanted
+from toolbox_dtma.engine.deployment import Deployment
 from toolbox_dtma.engine.failures import bounded
 from toolbox_dtma.engine.models import Container
+from toolbox_dtma.engine.names import LABEL_SESSION
 from toolbox_dtma.engine.networks import InstanceNetwork
 from toolbox_dtma.engine.plan import Candidate, Step
 from toolbox_dtma.engine.spec import same_spec
@@ -16,7 +18,7 @@ from toolbox_dtma.wire import ContainerReport, InstancePhase, InstanceReason
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The instance's containers, against what was desired when looking."""
+    """The instance's containers, without those of sessions, against what was desired when looking."""
 
     wanted: Wanted
     candidates: tuple[Candidate, ...]
@@ -26,7 +28,7 @@ class Observed:
 async def observe(world: World, wanted: Wanted) -> Observed:
     """Ask the engine. Raises `EngineUnavailable`."""
     listed = await world.client.containers(world.names.labels(wanted.id))
-    inspected = [await world.client.container(item.id) for item in listed]
+    inspected = [await world.client.container(item.id) for item in listed if LABEL_SESSION not in item.labels]
     network = await world.networks.find(wanted.id)
     candidates = tuple(
         Candidate(
@@ -49,7 +51,7 @@ def _on_network(container: Container, network: InstanceNetwork | None) -> bool:
 
 
 async def as_seen(world: World, observed: Observed, step: Step, container: Container | None, *, restarts: int) -> Seen:
-    """What is reported while `step` is the next one and `container` the one to show."""
+    """What is reported of a server that listens while `step` is the next one and `container` the one to show."""
     running = container if container is not None and container.state.status == "running" else None
     return Seen(
         generation=observed.wanted.desired.generation,
@@ -60,6 +62,18 @@ async def as_seen(world: World, observed: Observed, step: Step, container: Conta
         container=await _report(world, container, step, restarts) if container else None,
         address=_address(running, observed.network) if running else None,
         incarnation=running.incarnation if running else None,
+    )
+
+
+def deployment_seen(wanted: Wanted, step: Step, deployment: Deployment | None) -> Seen:
+    """What is reported of a server that has sessions while `step` is the next one."""
+    return Seen(
+        generation=wanted.desired.generation,
+        inputs_hash=wanted.desired.inputs_hash,
+        phase=step.phase,
+        reason=step.reason,
+        message=bounded(step.message),
+        incarnation=deployment.id if deployment is not None else None,
     )
 
 

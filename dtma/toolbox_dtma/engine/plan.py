@@ -50,6 +50,8 @@ class Do(StrEnum):
     SETTLE = "settle"
     PULL = "pull"
     MAKE_NETWORK = "make network"
+    REPLACE_NETWORK = "replace network"
+    """Remove it, with every session that is attached to it."""
     CREATE = "create"
     START = "start"
     RESTART = "restart"
@@ -83,7 +85,7 @@ def decide(at: Situation) -> Step:
         return _towards_created(at)
     for other in at.candidates:
         if other.container.id != match.id:
-            return _clear_away(other.container, "Replacing the container.")
+            return clear_away(other.container, "Replacing the container.")
     return _towards_running(at, match)
 
 
@@ -134,13 +136,14 @@ def _towards_created(at: Situation) -> Step:
         status = item.container.state.status
         # Never started and outdated already, half gone, or unusable under the very name the new one gets.
         if status in {"created", "dead"} or item.container.name.lstrip("/") == at.new_name:
-            return _clear_away(item.container, "Removing a container that cannot be used any more.")
+            return clear_away(item.container, "Removing a container that cannot be used any more.")
     return Step(
         Do.CREATE, InstancePhase.PENDING, InstanceReason.CREATING, newest(at.candidates), "Creating the container."
     )
 
 
-def _clear_away(container: Container, message: str) -> Step:
+def clear_away(container: Container, message: str) -> Step:
+    """The next step towards a container that is not there any more."""
     do = Do.REMOVE
     if container.state.status == "paused":
         do = Do.UNPAUSE

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from toolbox_dtma.engine.api import EngineUnavailable
 from toolbox_dtma.engine.failures import DockerRefused
 from toolbox_dtma.engine.models import DockerEvent
-from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
+from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE, LABEL_SESSION
 from toolbox_dtma.engine.world import World
 
 _TELLING = frozenset(
@@ -58,9 +58,13 @@ class Watch:
 
     async def _follow(self, events: AsyncIterator[DockerEvent]) -> None:
         async for event in events:
-            instance = event.actor.attributes.get(LABEL_INSTANCE)
+            attributes = event.actor.attributes
+            instance, session = attributes.get(LABEL_INSTANCE), attributes.get(LABEL_SESSION)
             # Actions may carry details after a colon.
-            if instance and event.action.partition(":")[0] in _TELLING:
+            action = event.action.partition(":")[0]
+            if session:
+                self._world.sessions.happened(session, action, attributes)
+            elif instance and action in _TELLING:
                 self._changed(instance)
 
     async def _resync_now_and_then(self) -> None:

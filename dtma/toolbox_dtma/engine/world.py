@@ -14,6 +14,7 @@ from toolbox_dtma.engine.images import Images
 from toolbox_dtma.engine.ledger import Ledger
 from toolbox_dtma.engine.names import HostNames
 from toolbox_dtma.engine.networks import Networks
+from toolbox_dtma.engine.sessions import SessionContainers
 from toolbox_dtma.engine.timings import Timings
 
 _CONCURRENT_ACTIONS = 8
@@ -29,6 +30,7 @@ class World:
     images: Images
     networks: Networks
     firewall: Firewall
+    sessions: SessionContainers
     ledger: Ledger
     timings: Timings
     clock: Callable[[], float]

@@ -8,6 +8,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 SESSION = "Mcp-Session-Id"
 CONNECTION = "Mcp-Toolbox-Connection"
+PROBE = "Mcp-Toolbox-Probe"
+"""In its place for a probe that goes through the session broker: the ticket that DTMA gave out with it."""
 LAST_EVENT_ID = "Last-Event-ID"
 EVENT_STREAM = "text/event-stream"
 
@@ -34,7 +36,10 @@ def upstream_headers(
     session: str | None,
     last_event_id: str | None = None,
 ) -> CIMultiDict[str]:
-    """Headers for the server; `session` and `last_event_id` are the server's own. Raises `HeaderRefused`."""
+    """Headers for the server; `session` and `last_event_id` are the server's own. Raises `HeaderRefused`.
+
+    `port` is 0 for a server behind the session broker.
+    """
     headers = CIMultiDict[str]()
     for name, value in received.items():
         if _known_to_go_up(name) if len(name) <= _SHORT_NAME else _goes_up(name):
@@ -43,7 +48,7 @@ def upstream_headers(
             headers.add(name, value)
     headers["Accept-Encoding"] = "identity"
     # Servers refuse names they don't know, as a defence against DNS rebinding; this one they all accept.
-    headers["Host"] = f"localhost:{port}"
+    headers["Host"] = f"localhost:{port}" if port else "localhost"
     headers[CONNECTION] = connection
     if session is not None:
         headers[SESSION] = session

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from toolbox_dtma import __version__
 from toolbox_dtma.gateway.definitions import opaque, surface_hash
+from toolbox_dtma.gateway.headers import PROBE
 from toolbox_dtma.gateway.shown_tools import ShownTool, ShownTools
 from toolbox_dtma.link.messages import ProbeRequest, ProbeResult, Surface
 from toolbox_dtma.wire import ProbeReport, ServerInfo, ToolSummary
@@ -109,9 +110,10 @@ class _BoundedStream(httpx2.AsyncByteStream):
 class _BoundedTransport(httpx2.AsyncBaseTransport):
     """Limits time, requests and bytes; refuses redirects and encodings; keeps no cookies; tells what it reads."""
 
-    def __init__(self, budget: _Budget, shown: ShownTools):
+    def __init__(self, budget: _Budget, shown: ShownTools, bridge: str | None):
         # Plain HTTP to a container: certificates are never looked at, and loading them takes 20 ms.
-        self._inner = httpx2.AsyncHTTPTransport(verify=False, trust_env=False)
+        self._inner = httpx2.AsyncHTTPTransport(verify=False, trust_env=False, uds=bridge)
+        self._bridged = bridge is not None
         self._budget = budget
         self._shown = shown
 
@@ -126,6 +128,8 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
         except TimeoutError:
             raise budget.fail("it did not answer in time") from None
         except httpx2.ConnectError as error:
+            if self._bridged:
+                raise budget.fail("the session broker does not answer") from None
             budget.refused = _was_refused(error)
             raise budget.fail(
                 "nothing listens on its port" if budget.refused else "it cannot be connected to"
@@ -189,16 +193,20 @@ def _shown(text: str) -> str:
 
 @asynccontextmanager
 async def _client(request: ProbeRequest, budget: _Budget, shown: ShownTools, mode: str) -> AsyncGenerator[Client]:
-    host = f"[{request.address}]" if ":" in request.address else request.address
+    headers = {"Host": f"localhost:{request.port}", "Accept-Encoding": "identity"}
+    if request.bridge is not None:
+        base, headers = "http://localhost", {**headers, "Host": "localhost", PROBE: request.ticket}
+    else:
+        base = f"http://{f'[{request.address}]' if ':' in request.address else request.address}:{request.port}"
     http = httpx2.AsyncClient(
-        transport=_BoundedTransport(budget, shown),
+        transport=_BoundedTransport(budget, shown, request.bridge),
         trust_env=False,
-        headers={"Host": f"localhost:{request.port}", "Accept-Encoding": "identity"},
+        headers=headers,
         timeout=httpx2.Timeout(MAX_SECONDS),
     )
     async with http:
         transport = streamable_http_client(
-            f"http://{host}:{request.port}{request.path}", http_client=http, max_sse_event_size=MAX_RESPONSE_BYTES
+            f"{base}{request.path}", http_client=http, max_sse_event_size=MAX_RESPONSE_BYTES
         )
         info = Implementation(name="magic-toolbox-probe", version=__version__)
         async with Client(transport, client_info=info, cache=None, mode=mode) as client:

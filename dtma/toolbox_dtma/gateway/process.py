@@ -1,4 +1,4 @@
-"""What supervisor and worker share as processes: logging and dying together."""
+"""What supervisor, worker and session broker share as processes: logging and dying together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUOTING_LOGGERS = ("aiohttp", "httpx2", "httpcore2", "mcp", "client")
 """Libraries whose messages quote what a client or a server sent."""
 
 
-def configure_logging(role: str) -> FilteringBoundLogger:
+def configure_logging(role: str, part: str = "gateway") -> FilteringBoundLogger:
     """JSON lines on standard error."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     for name in _QUOTING_LOGGERS:
@@ -33,7 +33,7 @@ def configure_logging(role: str) -> FilteringBoundLogger:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    return structlog.get_logger().bind(part="gateway", role=role, pid=os.getpid())
+    return structlog.get_logger().bind(part=part, role=role, pid=os.getpid())
 
 
 def die_with_parent(parent: int) -> bool:

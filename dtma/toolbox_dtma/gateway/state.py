@@ -41,7 +41,11 @@ class Target:
     @classmethod
     def of(cls, route: InstanceRoute) -> Target:
         """Work out where requests go: `None` while nothing can be reached."""
-        if route.address is None or route.state != "running":
+        if route.state != "running":
+            return cls(route, None)
+        if route.bridge is not None:
+            return cls(route, Origin("", 0, route.incarnation, route.bridge))
+        if route.address is None:
             return cls(route, None)
         return cls(route, Origin(route.address, route.port, route.incarnation))
 

@@ -20,6 +20,10 @@ LINK_VERSION = 1
 MAX_FRAME_BYTES = 1024 * 1024
 
 
+def _empty(value: object) -> bool:
+    return value == ""
+
+
 class Message(BaseModel):
     """Base of all messages; `v` is refused if it is not ours."""
 
@@ -48,7 +52,7 @@ class Surface(BaseModel):
 
 
 class InstanceRoute(BaseModel):
-    """Where an instance's container listens. `address` is None while nothing runs."""
+    """Where an instance's container listens. `address` is None while nothing runs, and where `bridge` is set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,6 +65,8 @@ class InstanceRoute(BaseModel):
     state: Literal["running", "stopped", "unavailable"]
     surface: Surface | None = None
     """None before the first probe."""
+    bridge: Annotated[str | None, Field(exclude_if=absent)] = None
+    """Path of the session broker's unix socket, for a server that has a container for each session; `port` is 0."""
     approvals: dict[str, tuple[int, ...]] = {}
     """For each `approvedHash` that is in force here: which of `surface.tools` it approves, by their places."""
 
@@ -147,6 +153,10 @@ class ProbeRequest(Message):
     path: str
     deadline: float
     """Seconds for the whole conversation."""
+    bridge: Annotated[str | None, Field(exclude_if=absent)] = None
+    """Path of the session broker's unix socket, in place of address (empty) and port (0)."""
+    ticket: Annotated[str, Field(max_length=128, repr=False, exclude_if=_empty)] = ""
+    """What the broker shows DTMA for a session of the probe's own."""
 
 
 class Hello(Message):

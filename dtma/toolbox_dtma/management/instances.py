@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from toolbox_dtma.approvals import Approvals
 from toolbox_dtma.engine.api import Engine, Seen, Wanted
 from toolbox_dtma.link.messages import Change, InstanceRoute
+from toolbox_dtma.management import reports
 from toolbox_dtma.management.events import EventLog
 from toolbox_dtma.management.owners import Owners, Reader, Writer, check_identity
 from toolbox_dtma.management.problems import Refused
@@ -15,13 +16,13 @@ from toolbox_dtma.management.removals import Removals
 from toolbox_dtma.management.revocations import Revocations
 from toolbox_dtma.policy.server import AckPending, PolicyServer
 from toolbox_dtma.readiness import Failure, Probed, Readiness, Target
+from toolbox_dtma.sessions.manager import SessionManager
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.state.records import ApprovalsRecord, InstanceRecord, ProbedRecord
 from toolbox_dtma.state.store import Commit, State
 from toolbox_dtma.wire import (
     DeletedInstance,
     DesiredInstance,
-    DesiredSummary,
     InstanceList,
     InstanceReport,
     InstanceState,
@@ -51,6 +52,7 @@ class Instances:
         policy: PolicyServer,
         revocations: Revocations,
         events: EventLog,
+        sessions: SessionManager,
         timings: Timings,
         clock: Callable[[], float],
         wake_prober: Callable[[], None],
@@ -62,6 +64,8 @@ class Instances:
         self._policy = policy
         self._revocations = revocations
         self._events = events
+        self._sessions = sessions
+        sessions.on_change, sessions.on_new_broker = self._refresh_known, self._probe_soon
         self._timings = timings
         self._clock = clock
         self._wake_prober = wake_prober
@@ -160,6 +164,7 @@ class Instances:
             await self._bury(commit, writer.owner, uid)
             if record is not None and holds:
                 self._tracked.pop(instance_id, None)
+                self._sessions.forget(instance_id)
                 # In force before the files go: the order to delete is already durable.
                 grants = self._state.grants_of(instance_id)
                 gone = tuple(grant.uid for grant in grants)
@@ -213,6 +218,8 @@ class Instances:
     ) -> AsyncIterator[bytes]:
         """Container output. Raises `Refused`."""
         self.get(reader, instance_id)
+        if self._tracked[instance_id].record.desired.sessions is not None:
+            raise Refused(ProblemCode.NOT_FOUND, "a stdio server has no logs: what its sessions write is not kept")
         return self._engine.logs(instance_id, tail=tail, since=since, follow=follow)
 
     def _tracked_or_refuse(self, owner: str, instance_id: str) -> InstanceReport:
@@ -296,9 +303,20 @@ class Instances:
             await commit.put_approvals(instance_id, record)
 
     # ------------------------------------------------------------------ results
+    def _refresh_known(self, instance_id: str) -> None:
+        if instance_id in self._tracked:
+            self._refresh(instance_id)
+
+    def _probe_soon(self, instance_id: str) -> None:
+        tracked = self._tracked.get(instance_id)
+        if tracked is not None:
+            tracked.readiness.probe_soon(self._clock())
+            self._wake_prober()
+
     def _refresh(self, instance_id: str) -> None:
         """Publish the report and the route, each only if it changed."""
         tracked = self._tracked[instance_id]
+        self._tell_sessions(tracked)
         self._publish_route(tracked)
         report = self._report(tracked)
         if report != tracked.report:
@@ -312,6 +330,7 @@ class Instances:
         observed = observed.model_copy(
             update={
                 "seq": tracked.report.observed.seq if tracked.report is not None else 0,
+                "sessions": self._sessions.counts(tracked.record.id),
                 "approval": self._approvals(tracked).verdict(desired.expose.approved_hash),
             }
         )
@@ -320,15 +339,7 @@ class Instances:
             uid=desired.uid,
             namespace=desired.namespace,
             name=desired.name,
-            desired=DesiredSummary(
-                generation=desired.generation,
-                inputs_hash=desired.inputs_hash,
-                restart_token=desired.restart_token,
-                image=desired.image,
-                port=desired.port,
-                path=desired.path,
-                state=desired.state,
-            ),
+            desired=reports.summary(desired),
             observed=observed,
         )
 
@@ -338,28 +349,26 @@ class Instances:
             self._policy.publish(Change(instances=(route,)))
 
     def _route(self, tracked: _Tracked) -> InstanceRoute:
+        record = tracked.record
         target, probed = self._seen(tracked)
-        desired = tracked.record.desired
-        if target is None:
-            last = self._policy.contents.instances.get(tracked.record.id)
-            return InstanceRoute(
-                id=tracked.record.id,
-                incarnation=last.incarnation if last else "",
-                address=None,
-                port=desired.port,
-                path=desired.path,
-                state="stopped" if desired.state is InstanceState.STOPPED else "unavailable",
-            )
-        return InstanceRoute(
-            id=tracked.record.id,
-            incarnation=target.incarnation,
-            address=target.address,
-            port=target.port,
-            path=target.path,
-            state="running",
-            surface=probed.surface if probed else None,
-            approvals=self._approvals(tracked).places(self._pins(tracked)),
-        )
+        last = self._policy.contents.instances.get(record.id)
+        approvals, pins = self._approvals(tracked), self._pins(tracked)
+        if record.desired.sessions is not None:
+            bridge = self._sessions.bridge(record.id)
+            if bridge is not None:
+                return reports.bridged(record, bridge, probed, approvals, pins)
+        elif target is not None:
+            return reports.listening(record, target, probed, approvals, pins)
+        return reports.without_target(record, last.incarnation if last else "", self._sessions.socket_path)
+
+    def _tell_sessions(self, tracked: _Tracked) -> None:
+        """What sessions depend on: as the engine shows it, once the instance is meant to have any."""
+        desired, seen = tracked.record.desired, tracked.readiness.seen
+        if desired.sessions is None:
+            self._sessions.forget(tracked.record.id)
+            return
+        runs = desired.state is InstanceState.RUNNING and seen is not None
+        self._sessions.deploy(tracked.record.id, desired.sessions, seen.incarnation if runs and seen else None)
 
     @staticmethod
     def _seen(tracked: _Tracked) -> tuple[Target | None, Probed | None]:

@@ -9,9 +9,12 @@ import structlog
 
 from toolbox_dtma.link.messages import ProbeResult
 from toolbox_dtma.management.instances import Instances
+from toolbox_dtma.management.reports import bridged_path
+from toolbox_dtma.management.session_probe import NotRun, probe_session
 from toolbox_dtma.policy.server import PolicyServer
 from toolbox_dtma.policy.worker import NoWorker
 from toolbox_dtma.readiness import Failure, Probed, Target
+from toolbox_dtma.sessions.manager import SessionManager
 from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.wire import InstanceReason
 
@@ -36,8 +39,16 @@ def judge(result: ProbeResult, *, surface_bytes: int) -> Probed | Failure:
 class Prober:
     """One loop; every probe a task of its own, up to a number."""
 
-    def __init__(self, policy: PolicyServer, timings: Timings, bounds: Bounds, clock: Callable[[], float]):
+    def __init__(
+        self,
+        policy: PolicyServer,
+        sessions: SessionManager,
+        timings: Timings,
+        bounds: Bounds,
+        clock: Callable[[], float],
+    ):
         self._policy = policy
+        self._sessions = sessions
         self._timings = timings
         self._bounds = bounds
         self._clock = clock
@@ -65,9 +76,12 @@ class Prober:
     async def _probe(self, instances: Instances, instance_id: str, target: Target) -> None:
         async with self._slots:
             try:
-                answer = await self._policy.probe(address=target.address, port=target.port, path=target.path)
-                result = judge(answer, surface_bytes=self._bounds.surface_bytes)
-            except NoWorker as error:
+                result = await (
+                    self._in_a_session(instance_id)
+                    if target.has_sessions
+                    else self._ask(address=target.address, port=target.port, path=target.path)
+                )
+            except NotRun as error:
                 log.debug("probe was not run", instance=instance_id, why=str(error))
                 result = None
         try:
@@ -76,3 +90,19 @@ class Prober:
             # What was probed could not be remembered on disk; only the next start would miss it.
             log.warning("probe could not be written", instance=instance_id, error=error.strerror)
         self._wake.set()
+
+    async def _in_a_session(self, instance_id: str) -> Probed | Failure:
+        return await probe_session(
+            self._sessions,
+            instance_id,
+            lambda bridge, ticket: self._ask(path=bridged_path(instance_id), bridge=bridge, ticket=ticket),
+        )
+
+    async def _ask(
+        self, *, path: str, address: str = "", port: int = 0, bridge: str | None = None, ticket: str = ""
+    ) -> Probed | Failure:
+        try:
+            answer = await self._policy.probe(path=path, address=address, port=port, bridge=bridge, ticket=ticket)
+        except NoWorker as error:
+            raise NotRun(str(error)) from error
+        return judge(answer, surface_bytes=self._bounds.surface_bytes)

@@ -27,6 +27,9 @@ from toolbox_dtma.metrics import Gauges, Metrics, tally
 from toolbox_dtma.policy.contents import PolicyItemTooLarge, check_size
 from toolbox_dtma.policy.process import Processes, ProcessId
 from toolbox_dtma.policy.server import PolicyServer
+from toolbox_dtma.sessions.manager import SessionManager
+from toolbox_dtma.sessions.process import SOCKET_NAME as BROKER_SOCKET_NAME
+from toolbox_dtma.sessions.process import Broker, Spawn
 from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.state.records import ConfigRecord, WorkerRecord, WorkersRecord
 from toolbox_dtma.state.store import State
@@ -61,6 +64,7 @@ class Service:
         bounds: Bounds,
         clock: Callable[[], float],
         certificate: PairFiles,
+        spawn_broker: Spawn,
     ):
         """`clock` gives monotonic seconds. Nothing runs before `run()`."""
         self.state = state
@@ -96,7 +100,19 @@ class Service:
         self.grants = Grants(
             state=state, owners=self.owners, policy=self.policy, revocations=revocations, events=self.events
         )
-        self._prober = Prober(self.policy, timings, bounds, clock)
+        broker_socket = Path(state.host.runtime_dir) / BROKER_SOCKET_NAME
+        self.sessions = SessionManager(
+            engine=engine,
+            socket_path=str(broker_socket),
+            grants=lambda: self.policy.contents.grants,
+            need_broker=lambda: self._broker.need(),
+            timings=timings,
+            now=state.now,
+            clock=clock,
+        )
+        self._broker = Broker(broker_socket, state.host.gateway_gid, spawn_broker, self.sessions, timings, clock)
+        self.policy.contents.applied = self.sessions.policy_changed
+        self._prober = Prober(self.policy, self.sessions, timings, bounds, clock)
         self.instances = Instances(
             state=state,
             owners=self.owners,
@@ -104,6 +120,7 @@ class Service:
             policy=self.policy,
             revocations=revocations,
             events=self.events,
+            sessions=self.sessions,
             timings=timings,
             clock=clock,
             wake_prober=self._woken,
@@ -136,6 +153,8 @@ class Service:
                 group.create_task(self._sweep(), name="sweep")
                 listening = asyncio.Event()
                 group.create_task(self.policy.run(started=listening), name="policy")
+                group.create_task(self._broker.run(), name="session broker")
+                group.create_task(self.sessions.run(), name="sessions")
                 group.create_task(self._prober.run(self.instances), name="prober")
                 group.create_task(self._follow_gateway(), name="gateway")
                 group.create_task(self._keys.run(), name="keys")
@@ -244,6 +263,7 @@ class Service:
             phases=tally(self.instances.phases()),
             grants=len(self.state.grants),
             grants_pending=self.grants.pending,
+            sessions=self.sessions.open_sessions,
             policy_revision=self.policy.revision,
             workers=self.policy.workers,
             workers_current=self.policy.workers_current,

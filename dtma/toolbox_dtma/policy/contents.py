@@ -65,6 +65,8 @@ class Contents:
     config: HostConfig | None = None
     instances: dict[str, InstanceRoute] = field(default_factory=dict[str, InstanceRoute])
     grants: dict[str, GrantPolicy] = field(default_factory=dict[str, GrantPolicy])
+    applied: Callable[[Change], None] = lambda change: None
+    """Called with every change once it is part of the policy; must not block, raise or change it."""
 
     def withdraws(self, change: Change) -> bool:
         """Whether somebody may lose something: a grant or an instance goes, or a known grant changes."""
@@ -84,6 +86,7 @@ class Contents:
             self.keyring = change.keyring
         if change.config is not None:
             self.config = change.config
+        self.applied(change)
 
     def snapshot(self, revision: int) -> list[Snapshot]:
         """The whole policy in parts that each fit a frame; at least one. Parts count from 0."""

@@ -300,8 +300,10 @@ class PolicyServer:
         worker.send(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
 
     # ----------------------------------------------------------------- probes
-    async def probe(self, *, address: str, port: int, path: str) -> ProbeResult:
-        """Have a worker hold an MCP conversation with this address.
+    async def probe(
+        self, *, path: str, address: str = "", port: int = 0, bridge: str | None = None, ticket: str = ""
+    ) -> ProbeResult:
+        """Have a worker hold an MCP conversation with this address, or over this socket with a ticket.
 
         Raises `NoWorker` when none is connected, it goes away, or does not answer in time.
         """
@@ -310,7 +312,13 @@ class PolicyServer:
             raise NoWorker("no gateway worker is connected")
         worker = min(ready, key=lambda candidate: len(candidate.probes))
         request = ProbeRequest(
-            probe=next(self._probe_ids), address=address, port=port, path=path, deadline=self._timings.probe_timeout
+            probe=next(self._probe_ids),
+            address=address,
+            port=port,
+            path=path,
+            deadline=self._timings.probe_timeout,
+            bridge=bridge,
+            ticket=ticket,
         )
         future: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
         worker.probes[request.probe] = future

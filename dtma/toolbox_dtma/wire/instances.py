@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
-from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid
+from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid, absent
 from toolbox_dtma.wire.expose import Expose
 
-Transport = Literal["streamable-http"]
+Transport = Literal["streamable-http", "stdio"]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
 HttpPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^/[!-~]*$")]
 Argument = Annotated[str, StringConstraints(max_length=4096)]
@@ -55,6 +55,15 @@ class Security(Request):
     run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
 
 
+class Sessions(Request):
+    """How a server is run that has a container for each session."""
+
+    max_sessions: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Open at a time; each has the instance's limits for itself."""
+    idle_seconds: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
+    """A session in which nothing was said for so long is ended."""
+
+
 class InstanceState(StrEnum):
     """What an admin wants of a server."""
 
@@ -78,8 +87,11 @@ class DesiredInstance(Request):
     image: Image
     registry_credentials: Annotated[tuple[RegistryCredential, ...], Field(max_length=16)] = ()
     transport: Transport = "streamable-http"
-    port: Annotated[int, Field(ge=1, le=65535)]
-    path: HttpPath
+    port: Annotated[int | None, Field(ge=1, le=65535, exclude_if=absent)] = None
+    path: Annotated[HttpPath | None, Field(exclude_if=absent)] = None
+    """`port` and `path` are where the server listens; neither for stdio, both otherwise."""
+    sessions: Annotated[Sessions | None, Field(exclude_if=absent)] = None
+    """For stdio, and only there."""
     command: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
     args: Annotated[tuple[Argument, ...], Field(max_length=256)] = ()
     env: Annotated[tuple[EnvVar, ...], Field(max_length=256)] = ()
@@ -87,6 +99,15 @@ class DesiredInstance(Request):
     security: Security = Security()
     state: InstanceState = InstanceState.RUNNING
     expose: Expose = Expose()
+
+    @model_validator(mode="after")
+    def _fits_its_transport(self) -> Self:
+        if self.transport == "stdio":
+            if self.port is not None or self.path is not None or self.sessions is None:
+                raise ValueError("a stdio server has sessions, and neither port nor path")
+        elif self.port is None or self.path is None or self.sessions is not None:
+            raise ValueError("a server that listens has port and path, and no sessions")
+        return self
 
 
 class InstancePhase(StrEnum):
@@ -196,9 +217,16 @@ class DesiredSummary(Answer):
     inputs_hash: str
     restart_token: str = ""
     image: str
-    port: int
-    path: str
+    port: int | None = None
+    path: str | None = None
     state: InstanceState
+
+
+class SessionCounts(Answer):
+    """Sessions of a server that has a container for each."""
+
+    open: int
+    max: int
 
 
 class ObservedInstance(Answer):
@@ -213,6 +241,8 @@ class ObservedInstance(Answer):
     message: str = ""
     container: ContainerReport | None = None
     probe: ProbeReport | None = None
+    sessions: SessionCounts | None = None
+    """None for a server that listens."""
     approval: ToolApproval | None = None
     """None where every tool counts as approved, and before the first probe."""
 

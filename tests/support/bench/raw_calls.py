@@ -26,6 +26,10 @@ class Endpoint:
     ca: str | None = None
     host: str | None = None
     """The Host header, where it is not the address."""
+    unix: str | None = None
+    """Path of a unix socket, where it is not the address that is connected to."""
+    connection: str | None = None
+    """The connection that a gateway's worker would name."""
 
     @staticmethod
     def of_secret(secret: Mapping[str, str]) -> Endpoint:
@@ -68,8 +72,13 @@ class RawConnection:
     def __init__(self, endpoint: Endpoint, *, seconds: float = 30.0) -> None:
         parts = urlsplit(endpoint.url)
         assert parts.hostname is not None
-        plain = socket.create_connection((parts.hostname, parts.port or 443), timeout=seconds)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if endpoint.unix is not None:
+            plain = socket.socket(socket.AF_UNIX)
+            plain.settimeout(seconds)
+            plain.connect(endpoint.unix)
+        else:
+            plain = socket.create_connection((parts.hostname, parts.port or 443), timeout=seconds)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket: socket.socket = plain
         if parts.scheme == "https":
             context = ssl.create_default_context(cadata=endpoint.ca)
@@ -79,6 +88,8 @@ class RawConnection:
         head += ["Content-Type: application/json", "Accept: application/json, text/event-stream"]
         if endpoint.token is not None:
             head.append(f"Authorization: Bearer {endpoint.token}")
+        if endpoint.connection is not None:
+            head.append(f"Mcp-Toolbox-Connection: {endpoint.connection}")
         self._head = "\r\n".join(head)
 
     def adopt(self, session: str | None) -> None:

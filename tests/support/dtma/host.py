@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import httpx
 
 from localstack.ports import free_port
+from support.dtma.sessions import Brokers, FakeSessions
 from toolbox_dtma.engine.api import EngineUnavailable, Seen, SeenListener, Wanted
 from toolbox_dtma.init import InitOptions, init
 from toolbox_dtma.policy.process import Processes, ProcessId
 from toolbox_dtma.serve import serve
+from toolbox_dtma.sessions.process import Spawn
 from toolbox_dtma.settings import Bounds, Timings
 from toolbox_dtma.state.files import read_record, write_record
 from toolbox_dtma.state.records import HostRecord
@@ -44,6 +46,15 @@ FAST = Timings(
     probe_error_interval=0.1,
     probe_interval=0.2,
     probe_timeout=1.0,
+    probe_session_interval=60.0,
+    probe_session_retry=0.1,
+    probe_session_retry_max=0.4,
+    broker_start=2.0,
+    broker_end=0.05,
+    broker_retry_first=0.05,
+    broker_patience=0.5,
+    session_last_words=0.1,
+    sessions_told=0.2,
     ack_deadline=0.6,
     worker_lost=1.5,
     heartbeat=0.1,
@@ -55,10 +66,11 @@ FAST = Timings(
 )
 
 
-class FakeEngine:
+class FakeEngine(FakeSessions):
     """`Engine` without Docker: what is wanted runs at once, unless `runs` is off. Survives restarts of DTMA."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.listener: SeenListener | None = None
         self.wanted: dict[str, Wanted] = {}
         self.containers: dict[str, str] = {}
@@ -89,6 +101,7 @@ class FakeEngine:
         desired = self.wanted[instance_id].desired
         if desired.state is InstanceState.STOPPED:
             self.containers.pop(instance_id, None)
+            self.deployed.pop(instance_id, None)
             self.show(instance_id, phase=InstancePhase.STOPPED, reason=InstanceReason.STOPPED)
             return
         if instance_id not in self.containers:
@@ -99,7 +112,7 @@ class FakeEngine:
     def restart(self, instance_id: str) -> str:
         """A new start of the container; its incarnation."""
         self._starts += 1
-        self.containers[instance_id] = f"start-{self._starts}"
+        self.containers[instance_id] = self.deployed[instance_id] = f"start-{self._starts}"
         self.show(instance_id)
         return self.containers[instance_id]
 
@@ -124,7 +137,7 @@ class FakeEngine:
                 reason=reason,
                 message=message,
                 container=self.report(instance_id),
-                address="127.0.0.1" if incarnation else None,
+                address="127.0.0.1" if incarnation and desired.port is not None else None,
                 incarnation=incarnation,
             ),
         )
@@ -140,6 +153,7 @@ class FakeEngine:
         await self.removable.wait()
         self.wanted.pop(instance_id, None)
         self.containers.pop(instance_id, None)
+        self.deployed.pop(instance_id, None)
         self.removed.append(instance_id)
 
     async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
@@ -198,6 +212,9 @@ class DtmaHost:
     folder: Path
     engine: FakeEngine = field(default_factory=FakeEngine)
     processes: Processes = field(default_factory=FakeProcesses)
+    brokers: Brokers = field(default_factory=Brokers)
+    spawn: Spawn | None = None
+    """Starts other brokers than the scripted ones."""
     timings: Timings = FAST
     bounds: Bounds = field(default_factory=Bounds)
     port: int = field(default_factory=free_port)
@@ -243,6 +260,7 @@ class DtmaHost:
                 stop=self._stop,
                 make_engine=lambda host, spec_key: self.engine,
                 processes=self.processes,
+                make_spawn=lambda host: self.spawn or self.brokers,
                 timings=self.timings,
                 bounds=self.bounds,
             )
@@ -268,6 +286,7 @@ class DtmaHost:
                 await self._task
             self._task = None
             self.engine.listener = None
+            self.brokers.close()
 
     async def restart(self) -> None:
         """Stop and start."""
@@ -327,6 +346,13 @@ def instance_body(**changes: Any) -> dict[str, Any]:
         "port": 3001,
         "path": "/mcp",
     } | changes
+
+
+def stdio_body(**changes: Any) -> dict[str, Any]:
+    """A desired stdio instance, as JSON."""
+    body = instance_body(transport="stdio", sessions={"maxSessions": 3, "idleSeconds": 60.0})
+    del body["port"], body["path"]
+    return body | changes
 
 
 def grant_body(**changes: Any) -> dict[str, Any]:

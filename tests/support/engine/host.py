@@ -77,6 +77,20 @@ class EngineHost:
         fields: dict[str, Any] = {"image": self.image, "command": SERVER}
         self.engine.want(Wanted(instance, "cluster-1", desired_instance(**(fields | changes))))
 
+    def want_sessions(self, instance: str, **changes: Any) -> None:
+        """Desire a stdio instance; by default one that repeats every line."""
+        stdio: dict[str, Any] = {"transport": "stdio", "port": None, "path": None, "sessions": {"max_sessions": 10}}
+        self.want(instance, **(stdio | {"command": ("cat",)} | changes))
+
+    async def deployed(self, instance: str, seconds: float = 20, **expected: Any) -> Seen:
+        """Wait until sessions can be opened, of what was desired with these members of `Seen`."""
+
+        def fits(seen: Seen) -> bool:
+            ready = seen.phase is InstancePhase.STARTING and seen.incarnation is not None
+            return ready and all(getattr(seen, name) == value for name, value in expected.items())
+
+        return await self.until(instance, fits, f"{instance} deployed {expected}", seconds)
+
     def last(self, instance: str) -> Seen | None:
         """What was reported last."""
         return next((seen for key, seen in reversed(self.seen) if key == instance), None)

@@ -259,13 +259,14 @@ class ScriptedDtma:
         eventually(lambda: self.is_acked(revision), f"ack of revision {revision}")
         return revision
 
-    def probe(self, url_port: int, path: str, *, deadline: float = 10.0) -> ProbeResult:
-        """Ask the first worker for a probe of a port on loopback."""
+    def probe(self, url_port: int, path: str, *, deadline: float = 10.0, **more: Any) -> ProbeResult:
+        """Ask the first worker for a probe of a port on loopback, or of what `more` says."""
         number = secrets.randbelow(1 << 31)
 
         async def ask() -> ProbeResult:
             self._probes[number] = asyncio.get_running_loop().create_future()
-            request = ProbeRequest(probe=number, address=HOST, port=url_port, path=path, deadline=deadline)
+            where: dict[str, Any] = {"address": HOST, **more}
+            request = ProbeRequest(probe=number, port=url_port, path=path, deadline=deadline, **where)
             self._peers[0].writer.write(encode_frame(request))
             return await self._probes[number]
 
@@ -463,6 +464,13 @@ class World:
         route = InstanceRoute(id=str(uuid.uuid4()), port=port, path=path, surface=listed, **values)
         self.put_instance(route)
         return route.id
+
+    def bridged(self, id: str, bridge: Path, **more: Any) -> str:
+        """A new instance behind a session broker."""
+        values: dict[str, Any] = {"incarnation": uuid.uuid4().hex, "state": "running", **more}
+        path = f"/instances/{id}/mcp"
+        self.put_instance(InstanceRoute(id=id, address=None, port=0, path=path, bridge=str(bridge), **values))
+        return id
 
     def put_instance(self, route: InstanceRoute) -> None:
         """Put a route and wait for the acks."""

@@ -282,3 +282,91 @@ def test_a_remembered_success_holds_for_the_same_container_only() -> None:
         assert bench.verdict == verdict
         # Remembered or not, it is probed at once.
         assert bench.readiness.begin(bench.now) is not None
+
+
+# ------------------------------------------------------------- servers with a container for each session
+STDIO: dict[str, Any] = {"transport": "stdio", "port": None, "path": None, "sessions": {"max_sessions": 10}}
+
+
+def deployed(incarnation: str | None = "one", **changes: Any) -> Seen:
+    return seen(incarnation, address=None, **changes)
+
+
+def test_a_stdio_server_is_ready_after_one_conversation_and_then_left_alone_for_long() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    assert bench.verdict == STARTING
+    target = bench.probe(FINE)
+    assert target.has_sessions and bench.verdict == READY
+    assert bench.readiness.next_event(bench.now) == bench.now + TIMINGS.probe_session_interval
+
+
+def test_a_stdio_server_that_fails_its_first_conversation_is_in_error_at_once_for_that_reason() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    bench.probe(Failure(InstanceReason.CONTAINER_EXITED, "exited with code 1"))
+    observed = bench.readiness.observe(bench.now)
+    assert (observed.phase, observed.reason) == (InstancePhase.ERROR, InstanceReason.CONTAINER_EXITED)
+    assert observed.message == "exited with code 1"
+    bench.probe(FINE)
+    assert bench.verdict == READY
+
+
+def test_conversations_that_take_a_container_are_tried_ever_less_often() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    times: list[float] = []
+    for _ in range(9):
+        bench.probe(BROKEN)
+        times.append(bench.now)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert pauses[:3] == [1.0, 2.0, 4.0] and pauses[-1] == TIMINGS.probe_session_retry_max
+
+
+def test_a_ready_stdio_server_takes_three_failures_like_any_other() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    bench.probe(FINE)
+    times: list[float] = []
+    for _ in range(TIMINGS.probe_failures - 1):
+        bench.probe(BROKEN)
+        times.append(bench.now)
+        assert bench.verdict == READY
+    assert times[-1] - times[-2] == TIMINGS.probe_interval, "after the first failure it is looked at more often"
+    bench.probe(BROKEN)
+    assert bench.verdict == (InstancePhase.ERROR, InstanceReason.PROBE_FAILED)
+
+
+def test_what_nobody_could_probe_is_not_its_failure() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    bench.probe(None)
+    observed = bench.readiness.observe(bench.now)
+    assert observed.phase is InstancePhase.STARTING and "session broker" in observed.message
+
+
+def test_what_is_deployed_again_after_a_stop_is_talked_to_again_even_if_it_is_the_same() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    target = bench.probe(FINE)
+    bench.readiness.remembered = (target, FINE)
+    bench.see(deployed(None, phase=InstancePhase.STOPPED, reason=InstanceReason.STOPPED))
+    bench.see(deployed())
+    assert bench.verdict == STARTING
+
+
+def test_a_restart_of_dtma_remembers_what_was_probed_of_the_same_deployment() -> None:
+    bench = Bench(**STDIO)
+    bench.readiness.remembered = (Target("one", "", 0, ""), FINE)
+    bench.see(deployed())
+    assert bench.verdict == READY
+    bench.see(deployed("two"))
+    assert bench.verdict == STARTING
+
+
+def test_a_probe_can_be_asked_for_before_it_falls_due() -> None:
+    bench = Bench(**STDIO)
+    bench.see(deployed())
+    bench.probe(FINE)
+    bench.readiness.probe_soon(bench.now)
+    assert bench.readiness.begin(bench.now) is not None

@@ -44,6 +44,11 @@ def test_a_header_that_is_not_named_does_not_go_up(name: str) -> None:
     assert up((name, "client's value")) == FIXED
 
 
+def test_the_session_broker_has_no_port() -> None:
+    headers = upstream_headers(proxied(("Mcp-Toolbox-Probe", "client's")), connection="uid", port=0, session=None)
+    assert dict(headers) == {**FIXED, "Host": "localhost"}
+
+
 @pytest.mark.parametrize(
     "name",
     [

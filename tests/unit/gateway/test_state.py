@@ -180,6 +180,8 @@ def test_what_runs_is_admitted_only_by_the_same_credential_for_the_same_instance
         ({}, Origin("10.0.0.2", 3000, "n")),
         ({"address": "fd00::2"}, Origin("fd00::2", 3000, "n")),
         ({"incarnation": "m"}, Origin("10.0.0.2", 3000, "m")),
+        ({"address": None, "port": 0, "bridge": "/run/b.sock"}, Origin("", 0, "n", "/run/b.sock")),
+        ({"address": None, "port": 0, "bridge": "/run/b.sock", "state": "stopped"}, None),
         ({"address": None}, None),
         ({"state": "stopped"}, None),
         ({"state": "unavailable"}, None),

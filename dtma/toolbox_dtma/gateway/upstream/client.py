@@ -86,13 +86,19 @@ class UpstreamClient:
     async def _connect(self, origin: Origin, answer: Answer, head: bytes, body: bytes | None) -> None:
         try:
             async with asyncio.timeout(self._patience.connect):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(origin, self), origin.host, origin.port
-                )
+                connection = await self._connected(origin)
         except (OSError, TimeoutError):
             answer.fail(ConnectFailed("the server does not accept connections"))
             return
         connection.send(answer, head, body)
+
+    async def _connected(self, origin: Origin) -> Connection:
+        """A new connection. Raises `OSError`."""
+        if origin.bridge is not None:
+            _, bridged = await self._loop.create_unix_connection(lambda: Connection(origin, self), origin.bridge)
+            return bridged
+        _, direct = await self._loop.create_connection(lambda: Connection(origin, self), origin.host, origin.port)
+        return direct
 
     def opened(self, connection: Connection) -> None:
         """See `Keeper`."""

@@ -22,10 +22,12 @@ class Origin:
     """Where a server listens. Only requests to equal origins share connections."""
 
     host: str
-    """An IP address."""
+    """An IP address; empty where there is a bridge."""
     port: int
     incarnation: str = ""
     """Tells a server from the one that had the same address before it."""
+    bridge: str | None = None
+    """Path of the unix socket of the session broker, which speaks for the server."""
 
 
 class Answer:

@@ -1,0 +1,141 @@
+"""All open sessions, and whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+
+from structlog.typing import FilteringBoundLogger
+
+from toolbox_dtma.broker.budget import Budget
+from toolbox_dtma.broker.control import Control
+from toolbox_dtma.broker.messages import Heard
+from toolbox_dtma.broker.outlets import Outlet, Said
+from toolbox_dtma.broker.session import Owner, Patience, Session, SessionOver, Shared
+from toolbox_dtma.gateway.stepping import Stepper
+from toolbox_dtma.link.broker import Closing, Ended, SessionEnded
+
+ID_BYTES = 16
+STOPPING = "The session broker is stopping"
+
+
+class NotBegun(Exception):
+    """The handshake did not come to an end; the text is for the client."""
+
+
+class Sessions:
+    """Opens, finds and ends sessions."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        log: FilteringBoundLogger,
+        *,
+        patience: Patience | None = None,
+        budget: Budget | None = None,
+    ):
+        self._log = log
+        self.control = Control(control, ended=self._ended)
+        self.stepper = Stepper()
+        self._patience = patience or Patience()
+        self._shared = Shared(self._patience, self.stepper, budget or Budget(), self)
+        self._by_id: dict[str, Session] = {}
+        self._by_name: dict[str, Session] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def find(self, instance: str, owner: Owner, id: str) -> Session | None:
+        """A session by the id that its client was given, for those only to whom it belongs."""
+        session = self._by_id.get(id)
+        return session if session is not None and (session.instance, session.owner) == (instance, owner) else None
+
+    async def open(self, instance: str, owner: Owner, heard: Heard) -> tuple[Session | None, Said]:
+        """Begin a session with its first request; the session, None if the server refused, and the answer.
+
+        Raises `NoSession`, `NotBegun`, and what `Session.send` does but `SessionOver`.
+        """
+        opened, connection = await self.control.open(instance, owner)
+        try:
+            connection.setblocking(False)
+            streams = await asyncio.open_unix_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            self.control.close_session(opened.session, Closing.CLIENT)
+            raise
+        id_ = secrets.token_hex(ID_BYTES)
+        session = Session(id_, opened.session, instance, owner, opened.idle_seconds, streams, self._shared)
+        self._by_id[id_] = self._by_name[opened.session] = session
+        self._log.info("session-opened", session=session.name, instance=instance, sessions=len(self))
+        begun = False
+        try:
+            said = await self._shake_hands(session, heard)
+            begun = not said.failed and session.over is None
+        finally:
+            if not begun:
+                session.end(Closing.CLIENT, "The session was never begun")
+        if begun:
+            session.begun()
+        return session if begun else None, said
+
+    async def _shake_hands(self, session: Session, heard: Heard) -> Said:
+        try:
+            sent = await session.send(heard)
+        except SessionOver as over:
+            raise NotBegun(str(over)) from None
+        if sent is None:
+            raise RuntimeError("a handshake is a request")
+        _, outlet = sent
+        try:
+            async with asyncio.timeout(self._patience.handshake):
+                return await _only(outlet)
+        except TimeoutError:
+            raise NotBegun(f"The server did not answer within {self._patience.handshake:g} s") from None
+
+    def over(self, session: Session, why: Closing | None) -> None:
+        """See `Keeper`."""
+        del self._by_id[session.id], self._by_name[session.name]
+        if why is not None:
+            self.control.close_session(session.name, why)
+        self._log.info(
+            "session-ended",
+            session=session.name,
+            instance=session.instance,
+            why="host" if why is None else why.value,
+            dropped=session.dropped,
+            sessions=len(self),
+        )
+        # Its task is looked after until it is done.
+        self._look_after(asyncio.create_task(session.ended()))
+
+    def _ended(self, ended: SessionEnded) -> None:
+        """DTMA says that one is over; it may have crossed our own word for it."""
+        session = self._by_name.get(ended.session)
+        if session is None:
+            return
+        if ended.why is Ended.EXITED:
+            self._look_after(asyncio.create_task(session.exited(ended.message)))
+        else:
+            session.end(None, ended.message)
+
+    def _look_after(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End all of them."""
+        for session in tuple(self._by_id.values()):
+            session.end(Closing.CLIENT, STOPPING)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.control.close()
+
+
+async def _only(outlet: Outlet) -> Said:
+    """The one message of a stream."""
+    said = await outlet.take()
+    if said is None:
+        raise NotBegun("The session has ended")
+    outlet.written(said)
+    return said

@@ -1,0 +1,100 @@
+"""What the session manager keeps in memory: instances, their sessions and their spares."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+
+from toolbox_dtma.engine.api import SessionStream
+from toolbox_dtma.sessions.spares import BackOff, Use
+from toolbox_dtma.wire import SessionCounts, Sessions
+
+BITS = 128
+
+
+def new_name() -> str:
+    """A name that nobody can guess, for a session or a ticket."""
+    return secrets.token_hex(BITS // 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """How the gateway reaches the sessions of an instance."""
+
+    path: str
+    incarnation: str
+    """Changes with every deployment, every stop and every broker process: session ids of before are refused."""
+
+
+@dataclass(eq=False, slots=True)
+class Spare:
+    """A process that nobody has spoken to, started or about to be."""
+
+    name: str
+    task: asyncio.Task[SessionStream]
+    since: float
+
+    @property
+    def ready(self) -> SessionStream | None:
+        """The process, once it was started."""
+        failed = not self.task.done() or self.task.cancelled() or self.task.exception() is not None
+        return None if failed else self.task.result()
+
+    def discard(self) -> None:
+        """Close its stream, now or once there is one."""
+        self.task.cancel()
+        self.task.add_done_callback(_closed)
+
+
+def _closed(task: asyncio.Task[SessionStream]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().stream.close()
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One session of a connection, or of a probe, from the moment it was asked for."""
+
+    name: str
+    instance: str
+    connection: str
+    """Empty for a probe."""
+    request: int
+    """What the broker asked with."""
+    opened: bool = False
+    """Whether the broker has it."""
+    opening: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Instance:
+    """One stdio server."""
+
+    terms: Sessions
+    deployed: str | None
+    """`Seen.incarnation`; None while no sessions can be opened."""
+    incarnation: str = ""
+    spare: Spare | None = None
+    back_off: BackOff = field(default_factory=BackOff)
+    last_used: float | None = None
+    open: int = 0
+    """Sessions of connections, those that are being opened included."""
+    told: SessionCounts | None = None
+    told_at: float = 0.0
+
+    @property
+    def use(self) -> Use:
+        """How it is used."""
+        return Use(
+            deployed=self.deployed is not None,
+            open_sessions=self.open,
+            max_sessions=self.terms.max_sessions,
+            last_used=self.last_used,
+            idle_seconds=self.terms.idle_seconds,
+        )
+
+    @property
+    def counts(self) -> SessionCounts:
+        """As they are now."""
+        return SessionCounts(open=self.open, max=self.terms.max_sessions)

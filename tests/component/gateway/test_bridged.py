@@ -1,0 +1,209 @@
+"""Servers on stdio, through the gateway and the session broker: to agents and policy they are like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from mcp_types import ElicitResult, TextContent
+
+from support.async_poll import until
+from support.broker import stdio_server
+from support.broker.programs import Script, Scripted, Spawned
+from support.broker.world import Broker, running_broker
+from support.gateway.mcp_http import INITIALIZE, RawSession, request, sdk_client
+from support.gateway.world import Connection, World, restricted
+from toolbox_dtma.link.broker import Closing, Refused, SessionRefused
+from toolbox_dtma.link.messages import ProbeResult, Surface
+
+pytestmark = pytest.mark.component
+
+TOOLS = ("echo", "remember", "pid", "crash", "count", "ask_model", "ask_person")
+
+
+@pytest.fixture(scope="module")
+def broker() -> Generator[Broker]:
+    """A broker of the gateway's user."""
+    with running_broker(unprivileged=True) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def script() -> AsyncGenerator[Script]:
+    """A program that the test speaks for."""
+    script = Script()
+    yield script
+    await script.close()
+
+
+def real(gateway: World, broker: Broker, **more: Any) -> str:
+    """An instance of the SDK's server on stdio."""
+    argv = [sys.executable, str(Path(stdio_server.__file__))]
+    instance = broker.dtma.instance(lambda _request: Spawned(argv))
+    return gateway.bridged(instance, broker.path, surface=Surface(tools=TOOLS), **more)
+
+
+async def opened(http: httpx.AsyncClient, connection: Connection, script: Script) -> tuple[RawSession, Scripted]:
+    """A session and its process."""
+    process, answer = await asyncio.gather(
+        script.initialized(), http.post(connection.url, json=INITIALIZE, headers=connection.headers)
+    )
+    return RawSession(http, connection, answer.headers["Mcp-Session-Id"]), process
+
+
+async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(gateway: World, broker: Broker) -> None:
+    instance = real(gateway, broker)
+    connection = gateway.connect(instance, expose=restricted("echo", "ask_*", "count"))
+
+    async def elicit(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"name": "green"})
+
+    async with sdk_client(gateway, connection, elicitation_callback=elicit) as client:
+        assert client.protocol_version == "2025-11-25"
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["echo", "count", "ask_model", "ask_person"]
+        steps: list[float] = []
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            steps.append(progress)
+
+        for tool, arguments, said in (
+            ("echo", {"text": "é"}, "é"),
+            ("count", {"steps": 3}, "counted 3"),
+            ("ask_person", {}, "the person says green"),
+        ):
+            (content,) = (await client.call_tool(tool, arguments, progress_callback=note)).content
+            assert isinstance(content, TextContent) and content.text == said
+        assert steps == [0.0, 1.0, 2.0]
+    (name,) = broker.dtma.sessions(instance)
+    assert broker.dtma.asked[-1].connection == connection.uid
+    assert await until("closed", lambda: broker.dtma.closed.get(name)) is Closing.CLIENT
+
+
+async def test_a_session_is_of_one_connection_and_one_incarnation(
+    gateway: World, broker: Broker, script: Script, http: httpx.AsyncClient
+) -> None:
+    instance = gateway.bridged(broker.dtma.instance(script), broker.path)
+    mine, yours = gateway.connect(instance), gateway.connect(instance)
+    session, process = await opened(http, mine, script)
+    assert session.id.startswith("mt1.")
+    stolen = RawSession(http, yours, session.id)
+    assert (await stolen.post(request("tools/list"))).status_code == 404
+    listing = asyncio.ensure_future(session.post(request("tools/list")))
+    assert (await process.heard())["method"] == "tools/list"
+    process.say({"jsonrpc": "2.0", "id": 1, "result": {"tools": []}})
+    assert (await listing).json()["result"] == {"tools": []}
+    gateway.change_instance(instance, incarnation="another")
+    assert (await session.post(request("tools/list"))).status_code == 404
+
+
+async def test_a_session_can_be_left_and_listened_to(
+    gateway: World, broker: Broker, script: Script, http: httpx.AsyncClient
+) -> None:
+    connection = gateway.connect(gateway.bridged(broker.dtma.instance(script), broker.path))
+    session, process = await opened(http, connection, script)
+    async with http.stream("GET", connection.url, headers=session.headers) as stream:
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        lines = stream.aiter_lines()
+        process.say({"jsonrpc": "2.0", "id": 1, "method": "roots/list"})
+        assert await anext(lines) == 'data: {"jsonrpc": "2.0", "id": 1, "method": "roots/list"}'
+        answer = await session.post({"jsonrpc": "2.0", "id": 1, "result": {"roots": []}})
+        assert answer.status_code == 202
+        assert (await process.heard())["result"] == {"roots": []}
+        assert (await http.delete(connection.url, headers=session.headers)).status_code == 204
+        assert [line async for line in lines] == [""]
+    await process.ended()
+    assert (await session.post(request("tools/list"))).status_code == 404
+
+
+async def test_a_call_runs_on_when_its_client_hangs_up_and_ends_with_its_connection(
+    gateway: World, broker: Broker, script: Script, http: httpx.AsyncClient
+) -> None:
+    connection = gateway.connect(gateway.bridged(broker.dtma.instance(script), broker.path))
+    session, process = await opened(http, connection, script)
+    hung_up = asyncio.ensure_future(session.post(request("tools/call", {"name": "x"}, 1)))
+    await process.heard()
+    hung_up.cancel()
+    await asyncio.gather(hung_up, return_exceptions=True)
+    running = asyncio.ensure_future(session.post(request("tools/call", {"name": "x"}, 2)))
+    # What comes next is the other call, and no cancellation.
+    assert (await process.heard())["id"] == 2
+    await asyncio.to_thread(gateway.revoke, connection)
+    assert (await running).status_code == 401
+    assert (await session.post(request("tools/list"))).status_code == 401
+
+
+async def test_who_gets_no_session_is_told_when_to_come_again(
+    gateway: World, broker: Broker, http: httpx.AsyncClient
+) -> None:
+    refused = SessionRefused(request=0, why=Refused.FULL, message="All 10 sessions are taken", retry_seconds=7)
+    connection = gateway.connect(gateway.bridged(broker.dtma.instance(lambda _asked: refused), broker.path))
+    answer = await http.post(connection.url, json=INITIALIZE, headers=connection.headers)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "7")
+    assert answer.json()["error"]["data"] == {"retryAfterMs": 7000}
+
+
+async def test_without_its_broker_a_server_is_not_running_now(
+    gateway: World, script: Script, http: httpx.AsyncClient
+) -> None:
+    with running_broker(unprivileged=True) as broker:
+        instance = gateway.bridged(broker.dtma.instance(script), broker.path)
+        connection = gateway.connect(instance)
+        session, _ = await opened(http, connection, script)
+        broker.process.kill()
+        broker.process.wait(10)
+        for answer in (
+            await session.post(request("tools/list")),
+            await http.post(connection.url, json=INITIALIZE, headers=connection.headers),
+        ):
+            assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+        result = await asyncio.to_thread(
+            gateway.dtma.probe, 0, f"/instances/{instance}/mcp", address="", bridge=str(broker.path), ticket="t"
+        )
+        # It is not the server that listens nowhere.
+        assert (result.report.ok, result.refused) == (False, False)
+        assert result.report.message == "the session broker does not answer"
+
+
+def probe(gateway: World, broker: Broker, instance: str, ticket: str, **more: Any) -> ProbeResult:
+    """What a probe with this ticket finds."""
+    path = f"/instances/{instance}/mcp"
+    return gateway.dtma.probe(0, path, address="", bridge=str(broker.path), ticket=ticket, **more)
+
+
+def test_a_probe_holds_its_conversation_in_a_session_of_its_own(gateway: World, broker: Broker) -> None:
+    instance = real(gateway, broker)
+    result = probe(gateway, broker, instance, "ticket-8")
+    report = result.report
+    assert (report.ok, report.protocol_version, report.tools_total) == (True, "2025-11-25", len(TOOLS)), report.message
+    assert report.server_info is not None and report.server_info.name == "on-stdio"
+    assert result.surface.tools == TOOLS and len(result.surface.hashes) == len(TOOLS)
+    (asked,) = [each for each in broker.dtma.asked if each.instance == instance]
+    assert (asked.connection, asked.ticket) == ("", "ticket-8")
+    (name,) = broker.dtma.sessions(instance)
+    assert broker.dtma.closed[name] is Closing.CLIENT
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise KeyError('API_KEY')", "The server's process has ended: KeyError: 'API_KEY'"),
+        ("print('ready')\ninput()\ninput()", "what is no message"),
+        ("input()\nimport time\ntime.sleep(60)", "it did not answer in time"),
+    ],
+    ids=["exits", "logs", "silent"],
+)
+def test_a_probe_says_what_is_wrong_with_a_server(gateway: World, broker: Broker, code: str, message: str) -> None:
+    instance = broker.dtma.instance(lambda _request: Spawned([sys.executable, "-uc", code]))
+    result = probe(gateway, broker, instance, "ticket-9", deadline=2.0)
+    assert not result.report.ok and message in (result.report.message or "")
+
+
+def test_a_probe_says_why_it_gets_no_session(gateway: World, broker: Broker) -> None:
+    refused = SessionRefused(request=0, why=Refused.FAILED, message="The container could not be started")
+    result = probe(gateway, broker, broker.dtma.instance(lambda _asked: refused), "ticket-10")
+    assert not result.report.ok and "The container could not be started" in (result.report.message or "")

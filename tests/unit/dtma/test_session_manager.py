@@ -1,0 +1,376 @@
+"""The session manager between a scripted broker and an engine of sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
+from toolbox_dtma.engine.api import EngineUnavailable, SessionExit
+from toolbox_dtma.engine.failures import Failure
+from toolbox_dtma.link.broker import CloseSession, Closing, Ended, Refused, SessionEnded, SessionRefused
+from toolbox_dtma.link.messages import Change, GrantPolicy
+from toolbox_dtma.sessions.link import ControlLink
+from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
+from toolbox_dtma.settings import Timings
+from toolbox_dtma.wire import Credential, Expose, InstanceReason, SessionCounts, Sessions
+
+TIMINGS = Timings(
+    session_last_words=0.3, sessions_told=0.1, spare_retry_first=0.05, broker_patience=0.05, session_open=0.5
+)
+
+
+def grant(uid: str, instance: str = "i-1", **changes: Any) -> GrantPolicy:
+    fields: dict[str, Any] = {
+        "uid": uid, "instance": instance, "credentials": (Credential(value="a" * 64),),
+        "server_expose": Expose(), "expose": Expose(),
+    }  # fmt: skip
+    return GrantPolicy(**(fields | changes))
+
+
+@dataclass
+class Bench:
+    """A manager with one deployed instance, `i-1`, and connections `c-1` to `c-9` that may use it."""
+
+    engine: FakeSessions = field(default_factory=FakeSessions)
+    grants: dict[str, GrantPolicy] = field(default_factory=lambda: {f"c-{n}": grant(f"c-{n}") for n in range(1, 10)})
+    changed: list[str] = field(default_factory=list[str])
+    terms: Sessions = field(default_factory=lambda: Sessions(max_sessions=3, idle_seconds=60.0))
+
+    def __post_init__(self) -> None:
+        self.needed = False
+        self.manager = SessionManager(
+            engine=self.engine,
+            socket_path="/run/broker.sock",
+            grants=lambda: self.grants,
+            need_broker=self._need,
+            timings=TIMINGS,
+            now=lambda: datetime.now(UTC),
+            clock=asyncio.get_running_loop().time,
+        )
+        self.manager.on_change = self.changed.append
+
+    def _need(self) -> None:
+        self.needed = True
+
+    def deploy(self, incarnation: str | None = "one", **terms: Any) -> None:
+        if incarnation is None:
+            self.engine.deployed.pop("i-1", None)
+        else:
+            self.engine.deployed["i-1"] = incarnation
+        self.terms = self.terms.model_copy(update=terms)
+        self.manager.deploy("i-1", self.terms, incarnation)
+
+    @contextlib.asynccontextmanager
+    async def broker(self) -> AsyncGenerator[ScriptedBroker]:
+        """A broker that is up; its end at the end."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, socket.create_server(("127.0.0.1", 0)) as listener:
+            broker = await Brokers(ready=False)(listener, theirs)
+        link = ControlLink(ours)
+
+        async def listen() -> None:
+            while (message := await link.receive()) is not None:
+                assert message.kind != "ready"
+                self.manager.broker_said(message)
+
+        self.manager.broker_up(link)
+        try:
+            async with running(asyncio.create_task(listen())):
+                yield broker
+        finally:
+            self.manager.broker_down()
+            link.close()
+            broker.kill()
+
+
+@pytest.fixture
+async def bench() -> AsyncGenerator[Bench]:
+    bench = Bench()
+    bench.deploy()
+    async with running(asyncio.create_task(bench.manager.run())):
+        yield bench
+    assert not bench.engine.processes, "a process outlived the manager"
+
+
+@pytest.fixture
+async def broker(bench: Bench) -> AsyncGenerator[ScriptedBroker]:
+    async with bench.broker() as broker:
+        yield broker
+
+
+async def test_a_session_is_a_process_of_its_own_that_the_broker_talks_to(bench: Bench, broker: ScriptedBroker) -> None:
+    one, two = await broker.opened("i-1", "c-1"), await broker.opened("i-1", "c-1")
+    assert one != two
+    broker.streams[one].send(b"hello")
+    assert bench.engine.processes[one].recv(10) == b"hello"
+    bench.engine.processes[two].send(b"world")
+    assert broker.streams[two].recv(10) == b"world"
+    assert bench.manager.open_sessions == 2
+
+
+@pytest.mark.parametrize(
+    ("instance", "connection", "why"),
+    [
+        ("i-1", "stranger", Refused.UNKNOWN),
+        ("i-1", "", Refused.UNKNOWN),
+        ("i-2", "c-1", Refused.UNKNOWN),
+    ],
+)
+async def test_who_has_no_grant_for_the_instance_gets_nothing(
+    bench: Bench, broker: ScriptedBroker, instance: str, connection: str, why: Refused
+) -> None:
+    assert (await broker.refused(instance, connection)).why is why
+    assert bench.engine.made == []
+
+
+async def test_no_more_sessions_than_the_server_may_have_and_a_closed_one_makes_room(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    sessions = [await broker.opened("i-1", f"c-{n}") for n in (1, 2, 3)]
+    refused = await broker.refused("i-1", "c-4")
+    assert refused.why is Refused.FULL and "3" in refused.message and refused.retry_seconds
+    assert len(bench.engine.processes) == 3, "a spare beyond what the server may have"
+    broker.let_go(sessions[0])
+    await until(lambda: sessions[0] not in bench.engine.processes, "the container of the closed one to go")
+    assert (sessions[0], TIMINGS.session_grace) in bench.engine.ended
+    await broker.opened("i-1", "c-4")
+
+
+async def test_a_session_that_is_being_opened_counts(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.deploy(max_sessions=1)
+    bench.engine.makes.clear()
+    first = broker.ask("i-1", "c-1")
+    await until(lambda: bool(bench.engine.made), "the first to be asked for")
+    assert (await broker.refused("i-1", "c-2")).why is Refused.FULL
+    bench.engine.makes.set()
+    answer = await broker.heard()
+    assert answer.kind == "opened" and answer.request == first
+
+
+async def test_a_withdrawn_grant_ends_its_sessions_at_once_and_nobody_elses(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    one, other = await broker.opened("i-1", "c-1"), await broker.opened("i-1", "c-2")
+    del bench.grants["c-1"]
+    bench.manager.policy_changed(Change(grants_gone=("c-1",)))
+    # Already now: nothing was awaited in between.
+    assert one not in bench.engine.processes and (one, 0) in bench.engine.ended
+    ended = await broker.heard()
+    assert isinstance(ended, SessionEnded) and (ended.session, ended.why) == (one, Ended.REVOKED)
+    assert other in bench.engine.processes
+    assert (await broker.refused("i-1", "c-1")).why is Refused.UNKNOWN
+
+
+async def test_a_grant_that_ends_by_itself_ends_its_sessions(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.grants["c-1"] = grant("c-1", expires_at=datetime.now(UTC) + timedelta(seconds=0.3))
+    session = await broker.opened("i-1", "c-1")
+    ended = await broker.heard()
+    assert isinstance(ended, SessionEnded) and (ended.session, ended.why) == (session, Ended.REVOKED)
+    assert datetime.now(UTC) >= (bench.grants["c-1"].expires_at or datetime.max.replace(tzinfo=UTC))
+
+
+async def test_a_grant_withdrawn_while_its_session_is_being_opened_leaves_no_process(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    bench.engine.makes.clear()
+    broker.ask("i-1", "c-1")
+    await until(lambda: bool(bench.engine.made), "it to be asked for")
+    del bench.grants["c-1"]
+    bench.manager.policy_changed(Change(grants_gone=("c-1",)))
+    answer = await broker.heard()
+    assert isinstance(answer, SessionRefused) and answer.why is Refused.UNKNOWN
+    bench.engine.makes.set()
+    await until(lambda: bench.manager.open_sessions == 0, "nothing open")
+
+
+@pytest.mark.parametrize("then", [None, "two"])
+async def test_a_stopped_or_changed_server_ends_every_session_and_its_spare(
+    bench: Bench, broker: ScriptedBroker, then: str | None
+) -> None:
+    session = await broker.opened("i-1", "c-1")
+    await until(lambda: len(bench.engine.processes) == 2, "a spare")
+    before = bench.manager.bridge("i-1")
+    bench.deploy(then)
+    assert not bench.engine.processes
+    ended = await broker.heard()
+    assert isinstance(ended, SessionEnded) and (ended.session, ended.why) == (session, Ended.STOPPED)
+    after = bench.manager.bridge("i-1")
+    if then is None:
+        assert after is None and (await broker.refused("i-1", "c-1")).why is Refused.STOPPED
+    else:
+        assert before is not None and after is not None and after.incarnation != before.incarnation
+
+
+async def test_what_changes_no_container_ends_no_session(bench: Bench, broker: ScriptedBroker) -> None:
+    session = await broker.opened("i-1", "c-1")
+    before = bench.manager.bridge("i-1")
+    bench.deploy(max_sessions=1)
+    assert session in bench.engine.processes and bench.manager.bridge("i-1") == before
+    assert bench.manager.counts("i-1") == SessionCounts(open=1, max=1)
+
+
+async def test_a_spare_is_there_before_it_is_needed_and_serves_one_session(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    assert bench.engine.made == [], "no spare of a server that nobody uses"
+    first = await broker.opened("i-1", "c-1")
+    await until(lambda: len(bench.engine.processes) == 2, "a spare")
+    (spare,) = bench.engine.processes.keys() - {first}
+    bench.engine.makes.clear()
+    assert await broker.opened("i-1", "c-2") == spare, "it came from the spare, as nothing can be made"
+    bench.engine.makes.set()
+    third = await broker.opened("i-1", "c-3")
+    assert third not in (first, spare)
+    broker.let_go(spare)
+    await until(lambda: spare not in bench.engine.processes, "the used spare to go")
+    assert await broker.opened("i-1", "c-4") != spare
+
+
+async def test_a_spare_that_is_on_its_way_is_waited_for_not_doubled(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.deploy(max_sessions=2)
+    await broker.opened("i-1", "c-1")
+    await until(lambda: len(bench.engine.processes) == 2, "a spare")
+    spares_end = next(session for session in bench.engine.processes if session not in broker.streams)
+    bench.engine.makes.clear()
+    bench.engine.exit(spares_end, SessionExit(1))
+    await until(lambda: len(bench.engine.made) == 3, "the next spare to be asked for")
+    broker.ask("i-1", "c-2")
+    await until(lambda: bench.manager.open_sessions == 2, "the session to be taken up")
+    bench.engine.makes.set()
+    answer = await broker.heard()
+    assert answer.kind == "opened" and answer.session == bench.engine.made[2] and len(bench.engine.made) == 3
+
+
+async def test_a_spare_that_dies_is_replaced_with_back_off_and_tells_nobody(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    session = await broker.opened("i-1", "c-1")
+    for number in (2, 3, 4):
+        await until(lambda n=number: len(bench.engine.made) == n, f"process {number}")
+        await until(lambda: len(bench.engine.processes) == 2, "it to be there")
+        (spare,) = bench.engine.processes.keys() - {session}
+        died = asyncio.get_running_loop().time()
+        bench.engine.exit(spare, SessionExit(1))
+    await until(lambda: len(bench.engine.made) == 5, "process 5")
+    assert asyncio.get_running_loop().time() - died >= 4 * TIMINGS.spare_retry_first * 0.9
+    assert broker.ended == [] and session in bench.engine.processes
+
+
+async def test_an_exit_is_told_at_once_and_the_container_stays_for_the_last_words(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    session = await broker.opened("i-1", "c-1")
+    bench.engine.exit(session, SessionExit(137, out_of_memory=True))
+    assert session in bench.engine.processes and bench.manager.open_sessions == 0
+    ended = await broker.heard()
+    assert isinstance(ended, SessionEnded) and ended.why is Ended.EXITED and "memory" in ended.message
+    await until(lambda: session not in bench.engine.processes, "the container to go")
+
+
+async def test_a_container_whose_last_words_were_read_goes_at_once(bench: Bench, broker: ScriptedBroker) -> None:
+    session = await broker.opened("i-1", "c-1")
+    bench.engine.exit(session, SessionExit(0))
+    broker.say(CloseSession(session=session, why=Closing.ENDED))
+    await until(lambda: session not in bench.engine.processes, "the container to go", TIMINGS.session_last_words / 2)
+
+
+@pytest.mark.parametrize(
+    "failure", [Failure(InstanceReason.CREATE_FAILED, "Docker refused: secret"), EngineUnavailable("secret")]
+)
+async def test_a_process_that_cannot_be_made_is_a_refusal_without_anything_of_the_host(
+    bench: Bench, broker: ScriptedBroker, failure: Exception
+) -> None:
+    bench.engine.failure = failure
+    refused = await broker.refused("i-1", "c-1")
+    assert refused.why is Refused.FAILED and refused.retry_seconds and "secret" not in refused.message
+    assert bench.manager.open_sessions == 0
+
+
+async def test_a_process_that_takes_too_long_is_given_up(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.engine.makes.clear()
+    assert (await broker.refused("i-1", "c-1")).why is Refused.FAILED
+    bench.engine.makes.set()
+
+
+async def test_a_broker_that_ends_takes_its_sessions_along_but_not_the_spare(bench: Bench) -> None:
+    async with bench.broker() as broker:
+        session = await broker.opened("i-1", "c-1")
+        await until(lambda: len(bench.engine.processes) == 2, "a spare")
+        first = bench.manager.bridge("i-1")
+    assert (session, 0) in bench.engine.ended and len(bench.engine.processes) == 1
+    assert bench.manager.bridge("i-1") is None
+    (spare,) = bench.engine.processes
+    async with bench.broker() as broker:
+        second = bench.manager.bridge("i-1")
+        assert first is not None and second is not None and first.incarnation != second.incarnation
+        assert await broker.opened("i-1", "c-1") == spare
+
+
+async def test_a_ticket_opens_one_session_that_does_not_count(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.deploy(max_sessions=1)
+    await broker.opened("i-1", "c-1")
+    async with bench.manager.trial("i-1") as trial:
+        assert (await broker.refused("i-2", ticket=trial.ticket)).why is Refused.UNKNOWN
+        session = await broker.opened("i-1", ticket=trial.ticket)
+        assert session == trial.session and bench.manager.open_sessions == 1
+        assert (await broker.refused("i-1", ticket=trial.ticket)).why is Refused.UNKNOWN
+        bench.engine.exit(session, SessionExit(3))
+        assert await trial.how_it_ended(1.0) == SessionExit(3)
+    assert session not in bench.engine.processes
+    ended = await broker.heard()
+    assert isinstance(ended, SessionEnded) and ended.session == session
+    assert (await broker.refused("i-1", ticket=trial.ticket)).why is Refused.UNKNOWN
+
+
+async def test_a_trial_that_nobody_came_for_leaves_nothing(bench: Bench, broker: ScriptedBroker) -> None:
+    del broker
+    async with bench.manager.trial("i-1") as trial:
+        assert trial.session in bench.engine.processes
+    assert not bench.engine.processes
+
+
+async def test_no_trial_without_a_broker_and_it_says_for_how_long_there_was_none(bench: Bench) -> None:
+    with pytest.raises(BrokerAway) as lately:
+        async with bench.manager.trial("i-1"):
+            raise AssertionError
+    assert lately.value.lately
+    await asyncio.sleep(TIMINGS.broker_patience)
+    with pytest.raises(BrokerAway) as for_long:
+        async with bench.manager.trial("i-1"):
+            raise AssertionError
+    assert not for_long.value.lately
+
+
+async def test_counts_are_told_now_and_then_and_the_last_one_always(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.deploy(max_sessions=9)
+    bench.changed.clear()
+    began = asyncio.get_running_loop().time()
+    for n in range(1, 10):
+        await broker.opened("i-1", f"c-{n}")
+    await until(lambda: bench.manager.counts("i-1") == SessionCounts(open=9, max=9), "the last count")
+    took = asyncio.get_running_loop().time() - began
+    assert len(bench.changed) <= 2 + took / TIMINGS.sessions_told
+
+
+async def test_a_forgotten_server_has_no_sessions_and_no_counts(bench: Bench, broker: ScriptedBroker) -> None:
+    session = await broker.opened("i-1", "c-1")
+    bench.manager.forget("i-1")
+    ended = await broker.heard()
+    assert isinstance(ended, SessionEnded) and ended.session == session
+    assert bench.manager.counts("i-1") is None and not bench.engine.processes
+    assert (await broker.refused("i-1", "c-1")).why is Refused.UNKNOWN
+
+
+async def test_a_host_without_such_servers_needs_no_broker() -> None:
+    bench = Bench()
+    assert not bench.needed
+    bench.deploy(None)
+    assert bench.needed
