@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.conditions import check_conditions
 from support.reconcilers.observed import HASH, UID, report, server, toolbox
 from toolbox_dtma.wire import InstancePhase, InstanceReason, InstanceReport, InstanceState
 from toolbox_operator.api.mcpserver import MCPServerPhase, MCPServerStatus
@@ -90,10 +91,13 @@ def test_a_server_in_error_is_deployed_only_if_its_process_was_talked_with(
     reason=st.sampled_from(InstanceReason),
     probe=st.sampled_from([None, True, False]),
 )
-def test_no_condition_speaks_of_a_port_or_of_the_container_of_the_server(
+def test_every_status_is_well_formed_and_speaks_of_no_port_and_of_no_container_of_the_server(
     phase: InstancePhase, reason: InstanceReason, probe: bool | None
 ) -> None:
-    status = status_of(report(phase, reason, probe=probe, sessions=0))
+    obj = stdio_server()
+    status = status_of(report(phase, reason, probe=probe, sessions=0), obj)
+    written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    check_conditions({"metadata": obj.body["metadata"], "status": written})
     for condition in status.conditions:
         assert "port" not in condition.message, condition
         assert "container runs" not in condition.message, condition
