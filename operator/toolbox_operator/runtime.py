@@ -100,6 +100,8 @@ class Timings:
     """The same at a host that had some."""
     usage_shown: float = 60.0
     """A connection's status says at most this often how much it is used."""
+    sessions_shown: float = 60.0
+    """A server's status is written at most this often for another number of open sessions alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,8 @@ DEFINITIONS: tuple[Definition, ...] = (
             Column("Image", ".spec.image", description="Container image"),
             Column("Tools", ".status.toolsTotal", "integer", description="Tools the server lists"),
             Column("Connections", ".status.connections", "integer", description="Connections accepted"),
+            Column("Transport", ".spec.transport", wide=True, description="How the server speaks MCP"),
+            Column("Sessions", ".status.sessions.open", "integer", wide=True, description="Open sessions (stdio)"),
             Column("Restarts", ".status.container.restarts", "integer", wide=True, description="Restarts by the host"),
             Column("Endpoint", ".status.endpoint", wide=True, description="URL that agents use"),
             _REASON,
@@ -232,6 +234,8 @@ def _validation(rule: Rule | Immutable) -> dict[str, str]:
         out["reason"] = _FORBIDDEN
     elif rule.cel.startswith("has("):
         out["reason"] = _REQUIRED
+    elif rule.cel.startswith("!has("):
+        out["reason"] = _FORBIDDEN
     return out
 
 

@@ -12,6 +12,7 @@ from toolbox_operator.api.conditions import Conditions
 from toolbox_operator.api.meta import ApiModel, StatusModel, Text64, Text256, Text1024
 from toolbox_operator.api.quantity import CPU_PATTERN, MEMORY_PATTERN
 from toolbox_operator.api.refs import KeyRef, LocalRef, NamespacedRef, Sharing
+from toolbox_operator.api.sessions import Sessions, SessionsStatus
 
 INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
 LIST_MAP_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
@@ -165,12 +166,14 @@ class MCPServerSpec(ApiModel):
         tuple[LocalRef, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME), AfterValidator(_each_name_once)
     ] = ()
     """Secrets of this namespace (type kubernetes.io/dockerconfigjson) with credentials for the image's registry."""
-    transport: Literal["streamable-http"]
-    """How the server speaks MCP. Cannot change."""
+    transport: Literal["streamable-http", "stdio"]
+    """How the server speaks MCP: streamable-http, or stdio, with a container for each session. Cannot change."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """The port the server listens on inside its container."""
+    """The port the server listens on inside its container. Not with stdio."""
     path: HttpPath | None = None
-    """The HTTP path the server answers on; /mcp when absent."""
+    """The HTTP path the server answers on; /mcp when absent. Not with stdio."""
+    sessions: Sessions | None = None
+    """How sessions of a stdio server are run. Only with stdio."""
     command: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
     """Replaces the image's entrypoint."""
     args: Annotated[tuple[Argument, ...], Field(max_length=256)] = ()
@@ -212,10 +215,14 @@ class ResolvedServer(StatusModel):
     """The image."""
     transport: Text64
     """The transport."""
-    port: int
-    """The port."""
-    path: Text256
-    """The path."""
+    port: int | None = None
+    """The port; absent with stdio."""
+    path: Text256 | None = None
+    """The path; absent with stdio."""
+    max_sessions: int | None = None
+    """How many sessions may be open at a time; only with stdio."""
+    idle_timeout: Text64 | None = None
+    """How long nothing may be said in a session; only with stdio."""
     memory: Text64
     """The memory limit."""
     cpu: Text64
@@ -281,7 +288,9 @@ class MCPServerStatus(StatusModel):
     resolved: ResolvedServer | None = None
     """The spec in force, with every default filled in."""
     container: ContainerStatus | None = None
-    """The container as Docker reports it."""
+    """The container as Docker reports it; absent with stdio, where each session has one."""
+    sessions: SessionsStatus | None = None
+    """Sessions of a stdio server."""
     endpoint: Text1024 | None = None
     """URL under which agents reach the server through the gateway."""
     protocol_version: Text64 | None = None

@@ -83,6 +83,7 @@ MIN_MEMORY, MAX_MEMORY = "6Mi", "1024Ti"
 MIN_CPU, MAX_CPU = "10m", "1000"
 MIN_BODY, MAX_REQUEST, MAX_RESPONSE = "1Ki", "4Mi", "1Ti"
 MIN_CALL, MAX_CALL = "1s", "1h"
+MIN_IDLE, MAX_IDLE = "1s", "24h"
 
 
 def _matches(pattern: str) -> tuple[str, Callable[[Any], bool]]:
@@ -146,6 +147,16 @@ def _duration_cel(low: str, high: str) -> str:
     return f"self.size() > 1 && {wellformed} && {within}"
 
 
+def _listening_only(field: str, message: str) -> Rule:
+    return Rule(
+        path="spec",
+        cel=f"!has(self.{field}) || self.transport != 'stdio'",
+        message=message,
+        predicate=lambda spec: field not in spec or spec["transport"] != "stdio",
+        field=field,
+    )
+
+
 def _ref(body: Body, field: str) -> str:
     ref = body["spec"][field]
     return str(Key(ref.get("namespace", body["metadata"]["namespace"]), ref["name"]))
@@ -192,10 +203,25 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
         ),
         Rule(
             path="spec",
-            cel="has(self.port)",
+            cel="has(self.port) || self.transport == 'stdio'",
             message="set spec.port to the port the server listens on",
-            predicate=lambda spec: "port" in spec,
+            predicate=lambda spec: "port" in spec or spec["transport"] == "stdio",
             field="port",
+        ),
+        _listening_only("port", "remove spec.port: a server that speaks stdio listens on none"),
+        _listening_only("path", "remove spec.path: a server that speaks stdio answers on none"),
+        Rule(
+            path="spec",
+            cel="!has(self.sessions) || self.transport == 'stdio'",
+            message="remove spec.sessions: only a server that speaks stdio has a container for each session",
+            predicate=lambda spec: "sessions" not in spec or spec["transport"] == "stdio",
+            field="sessions",
+        ),
+        Rule(
+            path="spec.sessions.idleTimeout",
+            cel=_duration_cel(MIN_IDLE, MAX_IDLE),
+            message=f"choose a duration from {MIN_IDLE} to {MAX_IDLE}",
+            predicate=_between(parse_duration, MIN_IDLE, MAX_IDLE),
         ),
         _image(),
         _http_path(),

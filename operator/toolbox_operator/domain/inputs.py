@@ -21,6 +21,7 @@ from toolbox_dtma.wire import (
     NameFilter,
     RegistryCredential,
     Security,
+    Sessions,
 )
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.mcpserver import Expose as SpecExpose
@@ -28,13 +29,16 @@ from toolbox_operator.api.mcpserver import MCPServerSpec, ResolvedServer
 from toolbox_operator.api.mcpserver import NameFilter as SpecNameFilter
 from toolbox_operator.api.meta import Body, Key
 from toolbox_operator.api.parse import ServerObject
-from toolbox_operator.api.quantity import parse_cpu, parse_memory
+from toolbox_operator.api.quantity import parse_cpu, parse_duration, parse_memory
+from toolbox_operator.api.sessions import Sessions as SpecSessions
 from toolbox_operator.domain.values import target
 
 DEFAULT_MEMORY = "512Mi"
 DEFAULT_CPU = "1"
 DEFAULT_PIDS = 256
 DEFAULT_PATH = "/mcp"
+DEFAULT_MAX_SESSIONS = 10
+DEFAULT_IDLE_TIMEOUT = "30m"
 
 _DOCKER_CONFIG = ".dockerconfigjson"
 _LONGEST_VALUE = 32768
@@ -189,13 +193,16 @@ def _host(address: str) -> str:
 
 def resolved_server(server: ServerObject, spec: MCPServerSpec) -> ResolvedServer:
     """The spec with every default filled in."""
-    limits = spec.resources.limits
+    limits, stdio = spec.resources.limits, spec.transport == "stdio"
+    sessions = spec.sessions or SpecSessions()
     return ResolvedServer(
         toolbox=str(target(spec.toolbox_ref, server.key.namespace)),
         image=spec.image,
         transport=spec.transport,
-        port=spec.port or 0,
-        path=spec.path or DEFAULT_PATH,
+        port=None if stdio else spec.port,
+        path=None if stdio else spec.path or DEFAULT_PATH,
+        max_sessions=sessions.max_sessions or DEFAULT_MAX_SESSIONS if stdio else None,
+        idle_timeout=sessions.idle_timeout or DEFAULT_IDLE_TIMEOUT if stdio else None,
         memory=limits.memory or DEFAULT_MEMORY,
         cpu=limits.cpu or DEFAULT_CPU,
         pids=limits.pids or DEFAULT_PIDS,
@@ -216,6 +223,12 @@ def _wire_filter(names: SpecNameFilter) -> NameFilter:
     return NameFilter(allow=names.allow, deny=names.deny)
 
 
+def _wire_sessions(resolved: ResolvedServer) -> Sessions | None:
+    if resolved.max_sessions is None or resolved.idle_timeout is None:
+        return None
+    return Sessions(max_sessions=resolved.max_sessions, idle_seconds=parse_duration(resolved.idle_timeout))
+
+
 def desired_instance(server: ServerObject, spec: MCPServerSpec, inputs: Inputs) -> DesiredInstance:
     """What the host is told. `spec` has passed every rule."""
     resolved = resolved_server(server, spec)
@@ -230,6 +243,7 @@ def desired_instance(server: ServerObject, spec: MCPServerSpec, inputs: Inputs) 
         transport=spec.transport,
         port=resolved.port,
         path=resolved.path,
+        sessions=_wire_sessions(resolved),
         command=spec.command,
         args=spec.args,
         env=inputs.env,

@@ -17,6 +17,8 @@ from toolbox_operator.api.mcpserver import MCPServerPhase
 
 _UNKNOWN_FIELD = re.compile(r"(?:^|; )body\.([A-Za-z.]+): Extra inputs are not permitted")
 
+_UNKNOWN_TRANSPORT = re.compile(r"(?:^|; )body\.transport: Input should be ")
+
 
 def unknown_fields(detail: str) -> tuple[str, ...]:
     """The fields that a host, by what it says of a request, does not know. Every version of DTMA says it so.
@@ -25,6 +27,15 @@ def unknown_fields(detail: str) -> tuple[str, ...]:
     ('limits',)
     """
     return tuple(_UNKNOWN_FIELD.findall(detail))
+
+
+def unknown_transport(detail: str) -> bool:
+    """Whether a host, by what it says of a request, does not know the transport that it asks for.
+
+    >>> unknown_transport("body.transport: Input should be 'streamable-http'; body.port: Field required")
+    True
+    """
+    return _UNKNOWN_TRANSPORT.search(detail) is not None
 
 
 class Next(StrEnum):
@@ -121,6 +132,24 @@ INSTANCES: Final[dict[InstanceReason, tuple[MCPServerPhase, str]]] = {
 """For each reason a host gives: the phase it usually means, and what to say when the host says nothing."""
 
 
+STDIO: Final[dict[InstanceReason, str]] = {
+    InstanceReason.STARTING: "the server has not answered yet",
+    InstanceReason.CONTAINER_EXITED: "the server's process ended before it had answered",
+    InstanceReason.PORT_NOT_LISTENING: "the server does not answer on its standard output",
+    InstanceReason.PROBE_FAILED: (
+        "no MCP conversation came about: the server has to speak MCP on standard input and output, and to log to"
+        " standard error only"
+    ),
+}
+"""What some of these mean of a server that speaks stdio: it has no port, and no container that stays."""
+
+
+def meaning(reason: InstanceReason, *, stdio: bool) -> str:
+    """What a reason means, of this kind of server."""
+    ours = INSTANCES[reason][1]
+    return STDIO.get(reason, ours) if stdio else ours
+
+
 def as_markdown() -> str:
     """Both tables, for the documentation."""
     lines = [
@@ -134,8 +163,10 @@ def as_markdown() -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| {code} | {p.next} | {p.reason} | {p.advice} |" for code, p in PROBLEMS.items()]
-    lines += ["", "| host reports | phase | meaning |", "|---|---|---|"]
-    lines += [f"| {reason} | {phase} | {meaning} |" for reason, (phase, meaning) in INSTANCES.items()]
+    lines += ["", "| host reports | phase | meaning | of a server that speaks stdio |", "|---|---|---|---|"]
+    lines += [
+        f"| {reason} | {phase} | {ours} | {STDIO.get(reason, '')} |" for reason, (phase, ours) in INSTANCES.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -57,6 +57,13 @@ def toolbox_of(server: ServerObject) -> Key | None:
     return None if server.spec is None else target(server.spec.toolbox_ref, server.key.namespace)
 
 
+def speaks_stdio(server: ServerObject) -> bool:
+    """Whether each session of the server has a container, and the server itself none."""
+    if server.status.resolved is not None:
+        return server.status.resolved.transport == "stdio"
+    return server.spec is not None and server.spec.transport == "stdio"
+
+
 def permitted(server: ServerObject, toolbox: ToolboxObject) -> bool:
     """Whether the Toolbox takes servers of this namespace."""
     if toolbox.spec is None:
@@ -115,7 +122,8 @@ def _toolbox_permits(seen: ServerObserved) -> Hold | None:
         f"The Toolbox {toolbox.key} takes servers of its own namespace only: set its allowedServers.namespaces.from to"
         " All, or create the server there."
     )
-    if seen.report is not None or seen.server.status.container is not None:
+    status = seen.server.status
+    if seen.report is not None or status.container is not None or status.sessions is not None:
         message += " What already runs is left running; its connections are closed."
     return waits_for(Reason.NOT_PERMITTED, message, quiet=True)
 

@@ -14,17 +14,20 @@ from toolbox_operator.api.mcpserver import (
     ToolStatus,
 )
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID
+from toolbox_operator.api.sessions import SessionsStatus
 from toolbox_operator.domain.conditions import Wanted, no, reconciling, shorten, stalled, stamp, unknown, yes
 from toolbox_operator.domain.hold import Hold
 from toolbox_operator.domain.inputs import resolved_server
 from toolbox_operator.domain.phases import phase_of
-from toolbox_operator.domain.policy import INSTANCES, Next
-from toolbox_operator.domain.server import ServerObserved, told
+from toolbox_operator.domain.policy import Next, meaning
+from toolbox_operator.domain.server import ServerObserved, speaks_stdio, told
 from toolbox_operator.domain.tools import kept, tools_changed
 from toolbox_operator.domain.values import server_url
 
 _LONGEST_DESCRIPTION = 256
 _MOST_TOOLS = 256
+_RUNS, _RUNS_STDIO = "The container runs as specified.", "Each session gets a container as specified."
+_STOPPED, _STOPPED_STDIO = "The container is stopped as specified.", "No session is started, as specified."
 
 
 def held_status(seen: ServerObserved, hold: Hold, now: datetime) -> MCPServerStatus:
@@ -59,7 +62,7 @@ def deployed_status(seen: ServerObserved, inputs_hash: str | None, now: datetime
         ]
         phase = MCPServerPhase.PENDING if report is None else _under_way(report)
         return _status(seen, wanted, phase, now, accepted=True)
-    wanted += _observed(report)
+    wanted += _observed(report, stdio=speaks_stdio(seen.server))
     return _status(seen, wanted, phase_of(report), now, accepted=True, observed=True)
 
 
@@ -97,20 +100,21 @@ def _under_way(report: InstanceReport) -> MCPServerPhase:
     return MCPServerPhase.STARTING if phase in (MCPServerPhase.ACTIVE, MCPServerPhase.STOPPED) else phase
 
 
-def _observed(report: InstanceReport) -> list[Wanted]:
+def _observed(report: InstanceReport, *, stdio: bool) -> list[Wanted]:
     """Deployed and Ready from an observation of the newest spec."""
     observed = report.observed
-    message = sentence(observed.reason, observed.message)
+    message = sentence(observed.reason, observed.message, stdio=stdio)
     reason = str(observed.reason)
+    runs = yes(ConditionType.DEPLOYED, Reason.DEPLOYED, _RUNS_STDIO if stdio else _RUNS)
     match observed.phase:
         case InstancePhase.READY if observed.probe is not None and observed.probe.ok:
             return [
-                yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified."),
+                runs,
                 yes(ConditionType.READY, Reason.READY, "The server answered and listed its tools."),
             ]
         case InstancePhase.STOPPED if report.desired.state is InstanceState.STOPPED:
             return [
-                yes(ConditionType.DEPLOYED, Reason.STOPPED, "The container is stopped as specified."),
+                yes(ConditionType.DEPLOYED, Reason.STOPPED, _STOPPED_STDIO if stdio else _STOPPED),
                 no(ConditionType.READY, Reason.STOPPED, "The server is stopped: set state to Running to start it."),
             ]
         case InstancePhase.PENDING if observed.reason is InstanceReason.STOPPED:
@@ -122,25 +126,26 @@ def _observed(report: InstanceReport) -> list[Wanted]:
             ]
         case InstancePhase.STARTING | InstancePhase.READY:
             return [
-                yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified."),
+                runs,
                 no(ConditionType.READY, reason, message),
                 reconciling(reason, message),
             ]
         case _:
             running = observed.container is not None and observed.container.state == "running"
+            if stdio:
+                # A process that was talked with had its container, whatever came of the talk.
+                running = observed.reason is InstanceReason.PROBE_FAILED
             return [
-                yes(ConditionType.DEPLOYED, Reason.DEPLOYED, "The container runs as specified.")
-                if running
-                else no(ConditionType.DEPLOYED, reason, message),
+                runs if running else no(ConditionType.DEPLOYED, reason, message),
                 no(ConditionType.READY, reason, message),
                 reconciling(reason, message),
             ]
 
 
-def sentence(reason: InstanceReason, said: str) -> str:
+def sentence(reason: InstanceReason, said: str, *, stdio: bool = False) -> str:
     """What a host's reason means and what to do, then what the host itself said, if anything."""
-    meaning = INSTANCES[reason][1]
-    return with_saying(f"{meaning[0].upper()}{meaning[1:]}.", said)
+    ours = meaning(reason, stdio=stdio)
+    return with_saying(f"{ours[0].upper()}{ours[1:]}.", said)
 
 
 def with_saying(ours: str, said: str) -> str:
@@ -179,6 +184,7 @@ def _status(
         instance_id=instance_id,
         resolved=resolved,
         container=before.container,
+        sessions=before.sessions,
         endpoint=endpoint,
         protocol_version=before.protocol_version,
         server_info=before.server_info,
@@ -192,7 +198,7 @@ def _status(
     )
     if report is None:
         contacted = seen.host is not None and seen.host.usable
-        return status.model_copy(update={"container": None}) if contacted else status
+        return status.model_copy(update={"container": None, "sessions": None}) if contacted else status
     same_image = before.resolved is None or before.resolved.image == report.desired.image
     return _with_report(status, report, same_image=same_image, observed=observed)
 
@@ -201,7 +207,11 @@ def _with_report(
     status: MCPServerStatus, report: InstanceReport, *, same_image: bool, observed: bool
 ) -> MCPServerStatus:
     """The observed part. What a probe told stays until another one tells something else, or the image changes."""
-    update: dict[str, object] = {"container": _container(report.observed.container)}
+    sessions = report.observed.sessions
+    update: dict[str, object] = {
+        "container": _container(report.observed.container),
+        "sessions": None if sessions is None else SessionsStatus(open=sessions.open, max=sessions.max),
+    }
     probe = report.observed.probe
     if probe is not None and probe.ok:
         update |= {

@@ -13,8 +13,8 @@ from toolbox_operator.reconcile.index import Index, Node, instance_ids, referenc
 from toolbox_operator.reconcile.relations import granted
 from toolbox_operator.runtime import Requeue
 
-COUNTERS = frozenset({"servers", "connections"})
-"""Status fields that are derived from the other side."""
+COUNTERS = frozenset({"servers", "connections", "sessions"})
+"""Status fields that are derived from the other side, or that it does not read."""
 
 
 class FanOut:

@@ -31,6 +31,7 @@ from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import connections_of, granted, senior_with_id
 from toolbox_operator.reconcile.report import event, explained, hold_of, leave, report
 from toolbox_operator.reconcile.rows import instance_row
+from toolbox_operator.reconcile.sessions import SessionPace
 from toolbox_operator.runtime import NOTHING, Outcome
 
 _READ_AGAIN = 0.9
@@ -55,6 +56,7 @@ class MCPServerReconciler:
     def __init__(self, context: Context):
         self._ctx = context
         self._known: dict[Key, _Known] = {}
+        self._pace = SessionPace(context.queue, context.clock, context.timings.sessions_shown)
         self._removal = ServerRemoval(context)
 
     async def reconcile(self, key: Key) -> Outcome:
@@ -67,7 +69,7 @@ class MCPServerReconciler:
             return NOTHING
         server = parse_server(body)
         if server.deleting:
-            self._known.pop(key, None)
+            self._forget(key)
             return await self._removal.remove(self._observe(server))
         seen = self._observe(server)
         hold = first_hold(seen)
@@ -149,7 +151,9 @@ class MCPServerReconciler:
         return leave(hold, self._ctx.timings)
 
     async def _report(self, seen: ServerObserved, status: MCPServerStatus) -> None:
+        status = self._pace.due(seen.server.key, seen.server.status, status)
         if await report(self._ctx, seen.server, status):
+            self._pace.wrote(seen.server.key, status)
             spec = seen.server.spec
             pinned = spec is not None and spec.expose.tools.approved_hash is not None
             if (told := news(seen.server.status, status, pinned=pinned)) is not None:
@@ -157,21 +161,26 @@ class MCPServerReconciler:
         if seen.toolbox is not None and status.instance_id is not None:
             host = seen.host
             usable = host is not None and host.usable
+            boot_id = host.boot_id if host is not None else 0
             self._ctx.store.submit(
                 instance_row(
                     seen.server,
                     status.instance_id,
                     seen.toolbox,
                     status,
-                    seen.report if usable else None,
-                    host.boot_id if host is not None else 0,
+                    self._pace.for_record(seen.server.key, seen.report if usable else None, boot_id),
+                    boot_id,
                 )
             )
+
+    def _forget(self, key: Key) -> None:
+        self._known.pop(key, None)
+        self._pace.forget(key)
 
     def _gone(self, key: Key) -> None:
         """The object is gone: what still runs under its name is swept by the host's Toolbox."""
         self._ctx.store.vanished(Kind.MCP_SERVER, key.namespace, key.name)
-        self._known.pop(key, None)
+        self._forget(key)
         for toolbox, view in self._ctx.hosts.all().items():
             if any((item.namespace, item.name) == (key.namespace, key.name) for item in view.instances.values()):
                 self._ctx.queue.add(Kind.TOOLBOX, toolbox)

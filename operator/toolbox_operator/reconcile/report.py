@@ -14,7 +14,7 @@ from toolbox_operator.api.parse import ConnectionObject, ServerObject, ToolboxOb
 from toolbox_operator.api.toolbox import ToolboxStatus
 from toolbox_operator.domain.conditions import find, is_true
 from toolbox_operator.domain.hold import Hold, waits_for
-from toolbox_operator.domain.policy import PROBLEMS, Next, unknown_fields
+from toolbox_operator.domain.policy import PROBLEMS, Next, unknown_fields, unknown_transport
 from toolbox_operator.hosts.api import HostError, HostProblem, HostUnauthorized, HostUnreachable, HostUntrusted
 from toolbox_operator.kube.api import KubeError, Refused
 from toolbox_operator.reconcile.context import Context
@@ -90,7 +90,9 @@ def hold_of(error: HostError, condition: ConditionType = ConditionType.DEPLOYED)
             if policy.next is Next.FENCED:
                 raise Fenced("another leader is ahead of us at a host") from error
             message = f"The host answered {code}: {detail.rstrip('.') or 'no details'}; {policy.advice}."
-            if code is ProblemCode.INVALID and (unknown := unknown_fields(detail)):
+            if code is ProblemCode.INVALID and unknown_transport(detail):
+                message = "The host is too old for this transport: upgrade the host."
+            elif code is ProblemCode.INVALID and (unknown := unknown_fields(detail)):
                 fields = ", ".join(unknown)
                 message = f"The host is too old to know {fields}: upgrade the host, or do without in the spec."
             return Hold(policy.next, condition, str(policy.reason), message)

@@ -14,6 +14,7 @@ from toolbox_operator.domain.conditions import find
 from toolbox_operator.domain.connection import ConnectionObserved
 from toolbox_operator.domain.connection_status import record_status
 from toolbox_operator.domain.inputs import DEFAULT_PATH
+from toolbox_operator.domain.server import speaks_stdio
 from toolbox_operator.store.api import ConnectionRow, InstanceRow, Observation, ToolboxRow
 
 
@@ -43,7 +44,7 @@ def instance_row(
 ) -> InstanceRow:
     """The row of a server. Without `report` its observed columns are left as they are."""
     now = status or server.status
-    resolved = now.resolved
+    resolved, stdio = now.resolved, speaks_stdio(server)
     ready = find(now.conditions, ConditionType.READY)
     container: dict[str, Any] | None = None
     tools: list[dict[str, str]] | None = None
@@ -65,8 +66,8 @@ def instance_row(
         toolbox=toolbox_row(toolbox),
         status=now.phase.value.lower(),
         image=resolved.image if resolved else server.spec.image if server.spec else "",
-        transport=resolved.transport if resolved else "streamable-http",
-        endpoint_path=resolved.path if resolved else DEFAULT_PATH,
+        transport="stdio" if stdio else "streamable-http",
+        endpoint_path=None if stdio else resolved.path if resolved else DEFAULT_PATH,
         observation=None if report is None else Observation(boot_id, report.observed.seq),
         image_digest=now.container.image_digest if now.container else None,
         container=container,

@@ -57,7 +57,8 @@ class InstanceRow:
     """active, starting, stopped, error, unknown, pending or deleting."""
     image: str
     transport: str
-    endpoint_path: str
+    endpoint_path: str | None
+    """None of a server that speaks stdio."""
     observation: Observation | None = None
     """None: nothing observed (yet, or the host is away); observed columns are then left, except `status` and
     `error_message`."""

@@ -128,7 +128,7 @@ account_tool_instances = _of_cluster(
     Column("status_on_toolbox", Text, nullable=False),
     Column("mcp_server_type", Text, nullable=False, server_default=text("'mcp_server'")),
     Column("mcp_transport_type", Text, nullable=False),
-    Column("mcp_endpoint_path", Text, nullable=False),
+    Column("mcp_endpoint_path", Text),
     Column("mcp_server_capabilities", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("image", Text, nullable=False),
     Column("image_digest", Text),

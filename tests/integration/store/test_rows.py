@@ -310,3 +310,18 @@ async def test_events_are_appended_once_each_in_order(postgres: str) -> None:
         (world.instance_id, "Ready", CLUSTER),
     ]
     assert all(e["id"].version == 7 for e in events)
+
+
+async def test_a_server_that_speaks_stdio_has_no_endpoint_path(postgres: str) -> None:
+    world = World()
+    async with running(postgres) as store:
+        store.submit(world.instance(seen=(1, 1), stdio=True))
+        await until_written(store)
+        assert store.healthy
+    instance = await row_of(postgres, "account_tool_instances", world.instance_id)
+    assert (instance["mcp_transport_type"], instance["mcp_endpoint_path"]) == ("stdio", None)
+    async with running(postgres) as store:  # a new process reads the row before it writes
+        store.submit(world.instance(2, (1, 2), stdio=True, image="time:2"))
+        await until_written(store)
+    instance = await row_of(postgres, "account_tool_instances", world.instance_id)
+    assert (instance["image"], instance["mcp_endpoint_path"]) == ("time:2", None)

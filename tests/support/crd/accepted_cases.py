@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from support.crd.cases import CONNECTION, SERVER, TOOLBOX, Edits
+from support.crd.cases import CONNECTION, SERVER, STDIO, TOOLBOX, Edits
 from toolbox_operator.api.meta import Kind
 
 
@@ -40,6 +40,10 @@ ACCEPTED: tuple[AcceptedCase, ...] = (
         SERVER,
         {"spec.env": [{"name": f"V{n:03d}".ljust(256, "x"), "value": "1"} for n in range(256)]},
     ),
+    AcceptedCase("a server that speaks stdio", SERVER, STDIO),
+    AcceptedCase("sessions as they are without", SERVER, {**STDIO, "spec.sessions": {}}),
+    AcceptedCase("the fewest sessions", SERVER, {**STDIO, "spec.sessions": {"maxSessions": 1, "idleTimeout": "1s"}}),
+    AcceptedCase("the most sessions", SERVER, {**STDIO, "spec.sessions": {"maxSessions": 1000, "idleTimeout": "24h"}}),
     AcceptedCase("a time with an offset", CONNECTION, {"spec.expiresAt": "2027-01-01T00:00:00.5+02:00"}),
     AcceptedCase("no limits, written out", CONNECTION, {"spec.limits": {}}),
     AcceptedCase(

@@ -58,6 +58,9 @@ RESOLVED: dict[Kind, Resolved | None] = {
 Edits = Mapping[str, object]
 """Dotted paths below the object (`spec.port`) and their new values."""
 
+STDIO: Final[Edits] = {"spec.transport": "stdio", "spec.port": REMOVE}
+"""A server that speaks stdio instead."""
+
 
 def valid(kind: Kind, name: str = "example", namespace: str = "default") -> Manifest:
     """An object with the required fields only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from support.crd.cases import CONNECTION, REMOVE, SERVER, SERVER_RESOLVED, TOOLBOX, Edits
+from support.crd.cases import CONNECTION, REMOVE, SERVER, SERVER_RESOLVED, STDIO, TOOLBOX, Edits
 from toolbox_operator.api.connection import ResolvedConnection
 from toolbox_operator.api.meta import Kind
 from toolbox_operator.api.rules import Resolved
@@ -15,8 +15,7 @@ class RuleCase:
     """A mistake that a rule refuses.
 
     With `before`, the object exists with those edits and is updated to have `edits`. `resolved` replaces the
-    recorded values the operator compares with. `cel` is False where no update can reach the rule on the API
-    server.
+    recorded values the operator compares with.
     """
 
     name: str
@@ -26,7 +25,6 @@ class RuleCase:
     message: str
     update: bool = False
     resolved: Resolved | None = None
-    cel: bool = True
     before: Edits = field(default_factory=dict[str, object])
 
 
@@ -210,15 +208,56 @@ RULES: tuple[RuleCase, ...] = (
         update=True,
     ),
     RuleCase(
-        "a server that once had another transport",
+        "a server that is to speak stdio from now on",
+        SERVER,
+        STDIO,
+        "spec.transport",
+        f"the transport of a server cannot change: {_SERVER_FIXED} with the other transport",
+        update=True,
+    ),
+    RuleCase(
+        "a server that is to listen from now on",
         SERVER,
         {},
         "spec.transport",
         f"the transport of a server cannot change: {_SERVER_FIXED} with the other transport",
         update=True,
-        resolved=SERVER_RESOLVED.model_copy(update={"transport": "stdio"}),
-        # The schema knows one transport only, so that no update can change it.
-        cel=False,
+        before=STDIO,
+        resolved=SERVER_RESOLVED.model_copy(update={"transport": "stdio", "port": None, "path": None}),
+    ),
+    RuleCase(
+        "a port of a server that speaks stdio",
+        SERVER,
+        {"spec.transport": "stdio"},
+        "spec.port",
+        "remove spec.port: a server that speaks stdio listens on none",
+    ),
+    RuleCase(
+        "a path of a server that speaks stdio",
+        SERVER,
+        {**STDIO, "spec.path": "/mcp"},
+        "spec.path",
+        "remove spec.path: a server that speaks stdio answers on none",
+    ),
+    *(
+        RuleCase(
+            f"sessions of a server that listens, {what}",
+            SERVER,
+            {"spec.sessions": sessions},
+            "spec.sessions",
+            "remove spec.sessions: only a server that speaks stdio has a container for each session",
+        )
+        for what, sessions in (("set", {"maxSessions": 2}), ("empty", dict[str, int]()))
+    ),
+    *(
+        RuleCase(
+            f"an idle timeout {what}",
+            SERVER,
+            {**STDIO, "spec.sessions": {"idleTimeout": duration}},
+            "spec.sessions.idleTimeout",
+            "choose a duration from 1s to 24h",
+        )
+        for what, duration in (("of nothing", "0s"), ("that is too long", "24h1s"))
     ),
     *(
         RuleCase(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from support.crd.cases import CONNECTION, REMOVE, SERVER, TOOLBOX, Edits
+from support.crd.cases import CONNECTION, REMOVE, SERVER, STDIO, TOOLBOX, Edits
 from toolbox_operator.api.meta import Kind
 
 
@@ -117,7 +117,7 @@ SCHEMA: tuple[SchemaCase, ...] = (
         "a transport that is not supported",
         SERVER,
         {"spec.transport": "sse"},
-        "spec.transport: must be one of streamable-http",
+        "spec.transport: must be one of streamable-http, stdio",
         served='spec.transport: Unsupported value: "sse"',
     ),
     SchemaCase(
@@ -197,6 +197,27 @@ SCHEMA: tuple[SchemaCase, ...] = (
         {"spec.security.runAsUser": 0},
         "spec.security.runAsUser: must be at least 1",
         served="spec.security.runAsUser in body should be greater than or equal to 1",
+    ),
+    SchemaCase(
+        "no sessions at all",
+        SERVER,
+        {**STDIO, "spec.sessions.maxSessions": 0},
+        "spec.sessions.maxSessions: must be at least 1",
+        served="spec.sessions.maxSessions in body should be greater than or equal to 1",
+    ),
+    SchemaCase(
+        "more sessions than a host has containers for",
+        SERVER,
+        {**STDIO, "spec.sessions.maxSessions": 1001},
+        "spec.sessions.maxSessions: must be at most 1000",
+        served="spec.sessions.maxSessions in body should be less than or equal to 1000",
+    ),
+    SchemaCase(
+        "an idle timeout without a unit",
+        SERVER,
+        {**STDIO, "spec.sessions.idleTimeout": "1800"},
+        "spec.sessions.idleTimeout: must match ",
+        served="spec.sessions.idleTimeout in body should match",
     ),
     SchemaCase(
         "no calls at all",

@@ -16,6 +16,7 @@ from toolbox_operator.api.mcpserver import (
     ToolStatus,
 )
 from toolbox_operator.api.meta import Kind, StatusModel
+from toolbox_operator.api.sessions import SessionsStatus
 from toolbox_operator.api.toolbox import AgentStatus, ToolboxPhase, ToolboxStatus
 
 _CONDITIONS = (
@@ -44,7 +45,7 @@ STATUSES: dict[Kind, StatusModel] = {
         phase=MCPServerPhase.ERROR,
         conditions=_CONDITIONS,
         instance_id="7f1c",
-        resolved=SERVER_RESOLVED,
+        resolved=SERVER_RESOLVED.model_copy(update={"max_sessions": 10, "idle_timeout": "30m"}),
         container=ContainerStatus(
             name="mt-time",
             id="0" * 64,
@@ -57,6 +58,7 @@ STATUSES: dict[Kind, StatusModel] = {
             reason="OutOfMemory",
             message="n" * 5000,
         ),
+        sessions=SessionsStatus(open=2, max=10),
         endpoint="https://tbx-1.example.com:30443/mcp/7f1c",
         protocol_version="2025-11-25",
         server_info=ServerInfo(name="time", version="1.4"),

@@ -34,6 +34,7 @@ from toolbox_dtma.wire import (
     ProbeReport,
     ProblemCode,
     ServerInfo,
+    SessionCounts,
     ToolApproval,
     ToolSummary,
     Usage,
@@ -50,6 +51,11 @@ from toolbox_operator.hosts.api import (
 from toolbox_operator.runtime import Leadership
 
 Outcome = tuple[InstancePhase, InstanceReason, str]
+BEFORE_STDIO = (
+    "body.transport: Input should be 'streamable-http'; body.port: Field required; body.path: Field required;"
+    " body.sessions: Extra inputs are not permitted"
+)
+"""What a host says to a stdio server that is older than they are."""
 TOOLS = ("get_time", "get_zone", "set_zone")
 
 
@@ -96,6 +102,9 @@ class Machine:
     """How many were acknowledged."""
     dropped: int = 0
     page: int = 500
+    knows_stdio: bool = True
+    open_sessions: int = 0
+    """Of every server that speaks stdio."""
     old: bool = False
     """It knows of no call records."""
     before_call: Callable[[str], None] = lambda _: None
@@ -226,13 +235,18 @@ class Machine:
                 phase=phase,
                 reason=reason,
                 message=message,
-                container=ContainerReport(
+                container=None
+                if desired.sessions is not None
+                else ContainerReport(
                     name=f"mtb-{desired.name}",
                     id="c" * 64,
                     image=desired.image,
                     state=states.get(phase, "running"),
                     restarts=self.restarts,
                 ),
+                sessions=None
+                if desired.sessions is None
+                else SessionCounts(open=self.open_sessions, max=desired.sessions.max_sessions),
                 probe=probe,
                 approval=approval,
             ),
@@ -252,6 +266,12 @@ class Machine:
         known = self.approved.get(pin, {})
         hidden = tuple(name for name, words in self.tools.items() if known.get(name) != words)
         return ToolApproval(hash=pin, known=pin in self.approved, hidden=hidden, hidden_total=len(hidden))
+
+    def have_sessions(self, number: int) -> None:
+        """So many sessions are open now, of every server that speaks stdio."""
+        self.open_sessions = number
+        for instance_id in self.reports:
+            self.observe(instance_id)
 
     async def watch(self) -> AsyncGenerator[HostEvent]:
         """Events from now on, until the host is cut off."""
@@ -318,6 +338,8 @@ class FakeHost:
     async def put_instance(self, instance_id: str, desired: DesiredInstance) -> InstanceReport:
         self._mutate(f"put_instance {desired.name}")
         machine = self.machine
+        if desired.transport == "stdio" and not machine.knows_stdio:
+            raise HostProblem(ProblemCode.INVALID, BEFORE_STDIO)
         held = machine.desired.get(instance_id)
         if held is not None and (held.namespace, held.name) != (desired.namespace, desired.name):
             raise HostProblem(ProblemCode.IDENTITY_MISMATCH, "this id belongs to another object")

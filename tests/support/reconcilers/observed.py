@@ -13,6 +13,7 @@ from toolbox_dtma.wire import (
     InstanceState,
     ObservedInstance,
     ProbeReport,
+    SessionCounts,
     ToolSummary,
 )
 from toolbox_operator.api.meta import API_VERSION, Kind
@@ -88,8 +89,11 @@ def report(
     probe: bool | None = True,
     message: str = "",
     uid: str = UID,
+    sessions: int | None = None,
 ) -> InstanceReport:
-    """What a host says of the server."""
+    """What a host says of the server; with `sessions`, so many of ten are open of one that speaks stdio."""
+    if sessions is not None:
+        container = None
     return InstanceReport(
         id=UID,
         uid=uid,
@@ -99,8 +103,8 @@ def report(
             generation=generation,
             inputs_hash=inputs_hash,
             image="registry.example.com/mcp-time:1.4",
-            port=3001,
-            path="/mcp",
+            port=3001 if sessions is None else None,
+            path="/mcp" if sessions is None else None,
             state=state,
         ),
         observed=ObservedInstance(
@@ -113,6 +117,7 @@ def report(
             container=None
             if container is None
             else ContainerReport(name="mtb-time", id="c" * 64, image="x", state=container),
+            sessions=None if sessions is None else SessionCounts(open=sessions, max=10),
             probe=None
             if probe is None
             else ProbeReport(ok=probe, protocol_version="2025-11-25", tools=(ToolSummary(name="t"),), tools_total=1),

@@ -263,7 +263,7 @@ class World:
         return self.apply(Kind.TOOLBOX, name, body)
 
     def server(self, name: str = "time", namespace: str = NS, *, annotations: Any = None, **spec: Any) -> Key:
-        """Apply an MCPServer."""
+        """Apply an MCPServer; a field that is None is left out."""
         body = {
             "toolboxRef": {"name": "tbx-1", "namespace": NS},
             "image": "registry.example.com/mcp-time:1.4",
@@ -271,7 +271,12 @@ class World:
             "port": 3001,
             **spec,
         }
+        body = {field: value for field, value in body.items() if value is not None}
         return self.apply(Kind.MCP_SERVER, name, body, namespace, annotations)
+
+    def stdio_server(self, name: str = "time", **spec: Any) -> Key:
+        """Apply an MCPServer that speaks stdio."""
+        return self.server(name, transport="stdio", port=None, **spec)
 
     def connection(self, name: str = "bot-time", namespace: str = NS, *, annotations: Any = None, **spec: Any) -> Key:
         """Apply an AgentMCPConnection."""

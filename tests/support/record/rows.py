@@ -79,6 +79,7 @@ class World:
         tools: Sequence[str] = (),
         uid: str | None = None,
         name: str = "time",
+        stdio: bool = False,
     ) -> InstanceRow:
         """A row of the server; `seen` is boot id and sequence number."""
         return InstanceRow(
@@ -90,8 +91,8 @@ class World:
             toolbox=self.toolbox(),
             status=status,
             image=image,
-            transport="streamable-http",
-            endpoint_path="/mcp",
+            transport="stdio" if stdio else "streamable-http",
+            endpoint_path=None if stdio else "/mcp",
             observation=Observation(*seen) if seen else None,
             tools=[{"name": tool, "description": ""} for tool in tools] if seen else None,
             container={"name": f"mtb-{self.instance_id[:8]}", "state": "running"} if seen else None,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.reconcilers.observed import server
+from toolbox_dtma.wire import Sessions
 from toolbox_operator.api.mcpserver import MCPServerSpec
 from toolbox_operator.domain.inputs import (
     Inputs,
@@ -20,6 +21,7 @@ from toolbox_operator.domain.inputs import (
     desired_instance,
     refs_of,
     resolve,
+    resolved_server,
 )
 
 KEYS = Ref(Source.SECRET, "keys")
@@ -41,6 +43,7 @@ def pull_secret(auths: Any) -> dict[str, Any]:
     return {"data": {".dockerconfigjson": base64.b64encode(json.dumps({"auths": auths}).encode()).decode()}}
 
 
+STDIO = {"transport": "stdio", "port": None}
 FROM_SECRET = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "a"}}}
 FROM_CONFIG = {"name": "CONF", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "b"}}}
 
@@ -132,3 +135,30 @@ def test_defaults_are_filled_in_and_quantities_become_numbers() -> None:
     assert (desired.limits.memory_bytes, desired.limits.cpu_millis, desired.limits.pids) == (256 * 2**20, 500, 256)
     assert desired.security.run_as_user == 10001
     assert desired.security.read_only_root_filesystem
+
+
+def test_a_server_that_speaks_stdio_has_sessions_and_neither_port_nor_path() -> None:
+    obj = server(STDIO)
+    assert obj.spec is not None
+    resolved = resolved_server(obj, obj.spec)
+    assert (resolved.transport, resolved.port, resolved.path) == ("stdio", None, None)
+    assert (resolved.max_sessions, resolved.idle_timeout) == (10, "30m")
+    desired = desired_instance(obj, obj.spec, Inputs(env=(), registries=()))
+    assert (desired.transport, desired.port, desired.path) == ("stdio", None, None)
+    assert desired.sessions == Sessions(max_sessions=10, idle_seconds=1800)
+
+
+def test_the_sessions_of_a_spec_reach_the_host() -> None:
+    obj = server({**STDIO, "sessions": {"maxSessions": 2, "idleTimeout": "1m30s"}})
+    assert obj.spec is not None
+    desired = desired_instance(obj, obj.spec, Inputs(env=(), registries=()))
+    assert desired.sessions == Sessions(max_sessions=2, idle_seconds=90)
+
+
+def test_a_host_that_knows_no_stdio_is_told_nothing_new_of_other_servers() -> None:
+    obj = server()
+    assert obj.spec is not None
+    desired = desired_instance(obj, obj.spec, Inputs(env=(), registries=()))
+    assert "sessions" not in desired.model_dump(by_alias=True)
+    resolved = resolved_server(obj, obj.spec)
+    assert (resolved.port, resolved.path, resolved.max_sessions, resolved.idle_timeout) == (3001, "/mcp", None, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolbox_dtma.wire import InstanceReason, ProblemCode
-from toolbox_operator.domain.policy import INSTANCES, PROBLEMS, Next, as_markdown, unknown_fields
+from toolbox_operator.domain.policy import INSTANCES, PROBLEMS, Next, as_markdown, unknown_fields, unknown_transport
 
 
 def test_every_code_that_a_host_can_give_is_decided_on() -> None:
@@ -35,3 +35,9 @@ def test_fields_that_a_host_does_not_know_are_read_out_of_what_it_says() -> None
         "limits",
     )
     assert unknown_fields("body.name: String should match pattern") == ()
+
+
+def test_a_host_that_does_not_know_a_transport_is_told_from_one_that_refuses_another_field() -> None:
+    assert unknown_transport("body.uid: Field required; body.transport: Input should be 'streamable-http'")
+    assert not unknown_transport("body.sessions: Extra inputs are not permitted")
+    assert not unknown_transport("body.transport: Field required")

@@ -65,6 +65,8 @@ def test_an_edit_of_a_server_concerns_both_sides(cache: ObjectCache, asked: Aske
 def test_a_count_in_a_servers_status_concerns_nobody_else(cache: ObjectCache, asked: Asked) -> None:
     cache.apply(MCPS, "MODIFIED", server(9, status={"connections": 3}))
     assert asked.taken() == {S}
+    cache.apply(MCPS, "MODIFIED", server(10, status={"connections": 3, "sessions": {"open": 1, "max": 10}}))
+    assert asked.taken() == {S}
 
 
 def test_a_count_in_a_toolboxs_status_concerns_nobody_else(cache: ObjectCache, asked: Asked) -> None:
