@@ -15,6 +15,7 @@ from toolbox_dtma.engine.ledger import Ledger
 from toolbox_dtma.engine.names import HostNames
 from toolbox_dtma.engine.networks import Networks
 from toolbox_dtma.engine.timings import Timings
+from toolbox_dtma.engine.volumes import Volumes
 
 _CONCURRENT_ACTIONS = 8
 
@@ -28,6 +29,7 @@ class World:
     client: DockerClient
     images: Images
     networks: Networks
+    volumes: Volumes
     firewall: Firewall
     ledger: Ledger
     timings: Timings
