@@ -49,8 +49,7 @@ async def test_volumes_end_as_the_spec_says_at_the_end(policy: str, left: int) -
         w.delete(Kind.MCP_SERVER, KEY)
         await w.settle()
         w.machine().heal()
-        await w.advance(60)
-        assert w.machine().desired == {}
+        await w.until(lambda: w.machine().desired == {}, "removed from the host")
         assert len(w.machine().volumes) == left
 
 
