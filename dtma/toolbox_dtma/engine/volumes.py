@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import posixpath
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,21 +81,25 @@ class Volumes:
         directory changes hands: what is in it keeps its owner.
         """
         own = [mount for mount in container.mounts if mount.rw and mount.name.startswith(self._names.volume_prefix)]
+        if not own:
+            return
         try:
-            uid = await self._uid(container) if own else None
+            async with self._handing_over:
+                # What a crash left of the last one.
+                await self._client.remove(self._names.helper(instance_id))
+            uid = await self._uid(container)
             # A user that the image does not know: the start will fail and say so.
-            if uid is None:
+            foreign = await self._not_owned(container, own, uid) if uid is not None else []
+            if uid is None or not foreign:
                 return
-            foreign = await self._not_owned(container, own, uid)
-            if foreign:
-                async with self._handing_over:
-                    await self._give(instance_id, container, foreign, uid)
-                if await self._not_owned(container, own, uid):
-                    raise Failure(
-                        InstanceReason.VOLUME_FAILED,
-                        f"Docker did not let user {uid} have the container's volumes: the image has something else "
-                        "than a directory at a spec.volumes[].mountPath, or the engine maps users in another way.",
-                    )
+            async with self._handing_over:
+                await self._give(instance_id, container, foreign, uid)
+            if await self._not_owned(container, own, uid):
+                raise Failure(
+                    InstanceReason.VOLUME_FAILED,
+                    f"Docker did not let user {uid} have the container's volumes: the image has something else than a "
+                    "directory at a spec.volumes[].mountPath, or the engine maps users in another way.",
+                )
         except DockerRefused as refused:
             raise volume_failure(refused) from refused
 
@@ -137,7 +142,6 @@ class Volumes:
         # A container of its own: into one with a read-only root Docker unpacks nothing beside its volumes.
         name = self._names.helper(instance_id)
         places = {f"mtb-volume-{index}": found for index, found in enumerate(foreign)}
-        await self._client.remove(name)
         helper = await self._client.create(
             name,
             {
@@ -167,9 +171,9 @@ class Volumes:
 
     async def _uid(self, container: Container) -> int | None:
         """The user that the container will run as, as the runtime finds it; none if the image does not know it."""
-        user = container.config.user.partition(":")[0]
-        if not user or user.isdecimal():
-            return int(user or 0)
+        user = container.config.user.partition(":")[0] or "0"
+        if (uid := _number(user)) is not None:
+            return uid
         entry = await self._entry(container.id, "/etc/passwd", _PASSWD)
         return None if entry is None else uid_of(user, entry[1])
 
@@ -226,6 +230,10 @@ def uid_of(user: str, passwd: bytes) -> int | None:
     """
     for line in passwd.decode(errors="replace").splitlines():
         name, *fields = line.split(":")
-        if name == user and len(fields) >= 2 and fields[1].isdecimal():
-            return int(fields[1])
+        if name == user and len(fields) >= 2:
+            return _number(fields[1])
     return None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,10}", text) else None

@@ -15,7 +15,9 @@ from toolbox_dtma.engine.volumes import directories, first_entry, uid_of
 
 NAMES = HostNames("7c5e4d6a-0f3b-4a53-9a43-0c1f9a5f8f11")
 HOLDER = Holder("0b7f6a52-6d0e-4c59-8f6f-2f5b1c7c3a11", "cluster", "team-a", "time")
-PASSWD = b"root:x:0:0::/:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\nbroken\nodd:x:ten:1::/:\n"
+PASSWD = b"root:x:0:0::/:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\nbroken\nodd:x:ten:1::/:\n" + (
+    b"long:x:" + b"9" * 5000 + b":1::/:\n"
+)
 
 
 def archive(*entries: tuple[tarfile.TarInfo, bytes]) -> bytes:
@@ -77,7 +79,9 @@ def test_a_directory_changes_hands_and_nothing_else_of_it() -> None:
         assert (entry.uid, entry.gid, entry.mode, entry.mtime) == (2_147_483_647, 999, 0o2755, 1234)
 
 
-@pytest.mark.parametrize(("user", "uid"), [("root", 0), ("node", 1000), ("nobody", None), ("odd", None), ("", None)])
+@pytest.mark.parametrize(
+    ("user", "uid"), [("root", 0), ("node", 1000), ("nobody", None), ("odd", None), ("long", None), ("", None)]
+)
 def test_a_name_is_the_number_that_the_image_gives_it(user: str, uid: int | None) -> None:
     assert uid_of(user, PASSWD) == uid
 
