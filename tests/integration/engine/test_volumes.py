@@ -208,6 +208,10 @@ async def test_a_hand_over_that_a_crash_cut_short_is_made_good(host: EngineHost,
     assert host.ids(LABEL_HELPER) == []
 
     docker(*leftover)
+    await replaced(host, instance, 2, volumes=(DATA,), security={"run_as_user": 1001}, args=("again",))
+    assert host.ids(LABEL_HELPER) == [], "also where nothing has to change hands"
+
+    docker(*leftover)
     await host.engine.remove(instance, volumes_of=host.wanted(instance).holder)
     assert host.ids() == [] and host.volumes() == []
 
