@@ -15,6 +15,7 @@ from toolbox_dtma.wire import (
     InstanceList,
     InstanceReport,
     OwnerClaimed,
+    VolumePolicy,
 )
 from toolbox_operator.hosts.api import HostError, HostEvent, HostProblem, HostSettings, PulledCalls, WatchableHost
 from toolbox_operator.hosts.client import HttpHost
@@ -51,8 +52,12 @@ class MeasuredHost:
     async def get_instance(self, instance_id: str) -> InstanceReport | None:
         return await self._count("get_instance", self._host.get_instance(instance_id))
 
-    async def delete_instance(self, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
-        call = self._host.delete_instance(instance_id, uid=uid, namespace=namespace, name=name)
+    async def delete_instance(
+        self, instance_id: str, *, uid: str, namespace: str, name: str, volume_policy: VolumePolicy | None = None
+    ) -> None:
+        call = self._host.delete_instance(
+            instance_id, uid=uid, namespace=namespace, name=name, volume_policy=volume_policy
+        )
         await self._count("delete_instance", call)
 
     async def list_instances(self) -> InstanceList:

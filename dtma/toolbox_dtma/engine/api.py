@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from toolbox_dtma.wire import ContainerReport, DesiredInstance, EngineFacts, InstancePhase, InstanceReason
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose volumes: one object of one owner, by the instance id that it keeps when it is created anew.
+
+    Under an instance id that somebody else had before, nobody gets, or removes, what was theirs.
+    """
+
+    instance: str
+    owner: str
+    namespace: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +31,11 @@ class Wanted:
     id: str
     owner: str
     desired: DesiredInstance
+
+    @property
+    def holder(self) -> Holder:
+        """Whose its volumes are."""
+        return Holder(self.id, self.owner, self.desired.namespace, self.desired.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +58,11 @@ class Seen:
     address: str | None = None
     incarnation: str | None = None
 
+
+Spent = Mapping[Holder, frozenset[str]]
+"""Volumes whose removal was ordered: by holder, the UIDs of the objects that they were made for."""
+
+NOTHING_SPENT: Spent = MappingProxyType({})
 
 SeenListener = Callable[[str, Seen], None]
 """Called with (instance id, what is seen) on every change; must not block or raise."""
@@ -86,17 +110,19 @@ class Engine(Protocol):
         """Replace the desired state of an instance; convergence starts at once. Idempotent."""
         ...
 
-    async def remove(self, instance_id: str) -> None:
+    async def remove(self, instance_id: str, *, volumes_of: Holder | None = None) -> None:
         """Forget the instance and remove its container and network; absent is success.
 
-        Raises `EngineUnavailable`; the removal then goes on when the engine is back.
+        With `volumes_of` every volume of that holder goes too; otherwise none does. Raises `EngineUnavailable`; the
+        removal then goes on when the engine is back.
         """
         ...
 
-    async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
+    async def sweep(self, known: frozenset[str], spent: Spent = NOTHING_SPENT) -> tuple[str, ...]:
         """Remove containers and networks of this host's whose instance is neither known nor wanted; their ids.
 
-        Only with a complete set of known instances. Raises `EngineUnavailable`.
+        Only with a complete set of known instances. Of volumes, which nobody can make again, only those go that are
+        `spent`. Raises `EngineUnavailable`.
         """
         ...
 

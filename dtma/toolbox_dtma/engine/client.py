@@ -22,7 +22,17 @@ from pydantic import TypeAdapter, ValidationError
 from toolbox_dtma.engine.api import EngineUnavailable
 from toolbox_dtma.engine.attach import attached
 from toolbox_dtma.engine.failures import DockerRefused
-from toolbox_dtma.engine.models import Container, ContainerSummary, Created, DockerEvent, EngineVersion, Image, Network
+from toolbox_dtma.engine.models import (
+    Container,
+    ContainerSummary,
+    Created,
+    DockerEvent,
+    EngineVersion,
+    Image,
+    Network,
+    Volume,
+    VolumeList,
+)
 from toolbox_dtma.engine.timings import Timings
 
 
@@ -46,6 +56,8 @@ _created = TypeAdapter(Created)
 _image = TypeAdapter(Image)
 _event = TypeAdapter(DockerEvent)
 _networks = TypeAdapter(tuple[Network, ...])
+_volume = TypeAdapter(Volume)
+_volumes = TypeAdapter(VolumeList)
 
 
 class DockerClient:
@@ -137,6 +149,39 @@ class DockerClient:
         """Remove a network; an absent one is success."""
         await self._absent_is_success("DELETE", f"networks/{network_id}")
 
+    async def volumes(self, labels: Mapping[str, str]) -> tuple[Volume, ...]:
+        """Volumes with all these labels."""
+        return _checked(await self._call("GET", "volumes", {"filters": _label_filter(labels)}), _volumes).volumes
+
+    async def create_volume(self, config: JsonObject) -> Volume:
+        """Create a volume. Where there is one of that name, that one, whatever the configuration says."""
+        return _checked(await self._call("POST", "volumes/create", body=config), _volume)
+
+    async def remove_volume(self, name: str) -> None:
+        """Remove a volume with its data; an absent one is success."""
+        await self._absent_is_success("DELETE", f"volumes/{name}")
+
+    async def archive_head(self, container_id: str, path: str, limit: int) -> bytes | None:
+        """The first `limit` bytes, or all, of what is at a path in a container, as tar; none if nothing is there."""
+        timeout = aiohttp.ClientTimeout(total=self._timings.request)
+        head = bytearray()
+        try:
+            async with self._stream("GET", f"containers/{container_id}/archive", {"path": path}, timeout) as response:
+                while len(head) < limit and (chunk := await response.content.read(limit - len(head))):
+                    head += chunk
+        except DockerRefused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return bytes(head)
+
+    async def put_archive(self, container_id: str, path: str, archive: bytes) -> None:
+        """Unpack a tar at a path in a container; of a directory that is there, owner and mode become the archive's."""
+        timeout = aiohttp.ClientTimeout(total=self._timings.request)
+        resource, headers = f"containers/{container_id}/archive", {"Content-Type": "application/x-tar"}
+        async with self._stream("PUT", resource, {"path": path}, timeout, headers, data=archive) as response:
+            await response.read()
+
     async def image(self, reference: str) -> Image | None:
         """A local image by reference or id; none if the engine doesn't have it."""
         answer = await self._unless_absent(f"images/{reference}/json")
@@ -217,6 +262,7 @@ class DockerClient:
         limits: aiohttp.ClientTimeout,
         headers: Mapping[str, str] | None = None,
         body: JsonObject | None = None,
+        data: bytes | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         if self._open().api_version == "auto":
             await self.version()
@@ -224,7 +270,14 @@ class DockerClient:
         url = f"{docker.docker_host}/{docker.api_version}/{path}"
         try:
             async with docker.session.request(
-                method, url, params=params, headers=headers, json=body, timeout=limits, read_bufsize=_MAX_LINE
+                method,
+                url,
+                params=params,
+                headers=headers,
+                json=body,
+                data=data,
+                timeout=limits,
+                read_bufsize=_MAX_LINE,
             ) as response:
                 if response.status >= 400:
                     raise DockerRefused(response.status, _message(await response.read()))

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 
 import structlog
 
-from toolbox_dtma.engine.api import EngineUnavailable, Seen, Wanted
+from toolbox_dtma.engine.api import EngineUnavailable, Holder, Seen, Wanted
 from toolbox_dtma.engine.deployment import Deployment, decide_deployment, deployed, fits, has_sessions, prefix_for
 from toolbox_dtma.engine.failures import DockerRefused, Failure, cannot_execute, create_failure, start_failure
 from toolbox_dtma.engine.images import Reference
@@ -33,7 +33,7 @@ class RemovalBlocked(EngineUnavailable):
 
 
 class Converger:
-    """Owns every write to one instance's container and network."""
+    """Owns every write to one instance's container, network and volumes."""
 
     def __init__(self, instance_id: str, world: World) -> None:
         self.id = instance_id
@@ -41,6 +41,8 @@ class Converger:
         self._memory = Memory(instance_id, world.ledger)
         self._wanted: Wanted | None = None
         self._removing = False
+        self._spent: Holder | None = None
+        """Whose volumes go with the removal."""
         self._removals: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -73,11 +75,11 @@ class Converger:
                 self.deployment = self.deployment.under(wanted, self._world.spec_key)
             self._interrupt()
 
-    def remove(self) -> asyncio.Future[None]:
-        """Ask for removal; the future ends with it, or with `EngineUnavailable`."""
+    def remove(self, volumes_of: Holder | None) -> asyncio.Future[None]:
+        """Ask for removal, with that holder's volumes; the future ends with it, or with `EngineUnavailable`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._removals.append(future)
-        self._removing = True
+        self._removing, self._spent = True, volumes_of
         self._wanted = self.deployment = None
         self._interrupt()
         return future
@@ -299,6 +301,7 @@ class Converger:
             network.name,
             network.address,
         )
+        await self._world.volumes.make(observed.wanted)
         try:
             await self._world.client.create(situation.new_name, config)
         except DockerRefused as refused:
@@ -308,6 +311,9 @@ class Converger:
             raise create_failure(refused) from refused
 
     async def _start(self, container: Container) -> None:
+        if container.state.status == "created":
+            # Nothing of it has run yet, and what it replaces has ended: nobody is in the volumes now.
+            await self._world.volumes.hand_over(self.id, container)
         # No process of ours runs a moment without the firewall.
         await self._world.firewall.ensure()
         try:
@@ -326,6 +332,7 @@ class Converger:
                     await client.stop(summary.id)
                 await client.remove(summary.id)
             await self._world.networks.remove(self.id)
+            await self._world.volumes.remove(self.id, self._spent)
         except DockerRefused as refused:
             self._answer_removals(RemovalBlocked(f"Docker refused to remove the instance: {refused.message}"))
             raise

@@ -12,12 +12,15 @@ from pathlib import Path
 import structlog
 
 from toolbox_dtma.engine.api import (
+    NOTHING_SPENT,
     EngineUnavailable,
     ExitListener,
+    Holder,
     NotDeployed,
     Seen,
     SeenListener,
     SessionStream,
+    Spent,
     Wanted,
 )
 from toolbox_dtma.engine.client import DockerClient
@@ -28,10 +31,11 @@ from toolbox_dtma.engine.images import Images
 from toolbox_dtma.engine.ledger import Ledger
 from toolbox_dtma.engine.logs import read_logs
 from toolbox_dtma.engine.models import ContainerSummary
-from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE, LABEL_SESSION, HostNames
+from toolbox_dtma.engine.names import LABEL_HELPER, LABEL_HOST, LABEL_INSTANCE, LABEL_SESSION, HostNames
 from toolbox_dtma.engine.networks import Networks
 from toolbox_dtma.engine.sessions import SessionContainers
 from toolbox_dtma.engine.timings import Timings
+from toolbox_dtma.engine.volumes import Volumes
 from toolbox_dtma.engine.watch import Watch
 from toolbox_dtma.engine.world import World
 from toolbox_dtma.wire import EngineFacts
@@ -70,6 +74,7 @@ class DockerEngine:
             client=client,
             images=Images(client),
             networks=Networks(client, names, reserved=lambda: reserved_networks(resolvers())),
+            volumes=Volumes(client, names),
             firewall=firewall,
             sessions=SessionContainers(client, names, firewall, spec_key),
             ledger=Ledger(runtime_dir),
@@ -115,35 +120,43 @@ class DockerEngine:
         """Replace the desired state of an instance."""
         self._converger(wanted.id).want(wanted)
 
-    async def remove(self, instance_id: str) -> None:
+    async def remove(self, instance_id: str, *, volumes_of: Holder | None = None) -> None:
         """Forget the instance and remove its container and network; absent is success.
 
-        Raises `EngineUnavailable` (`RemovalBlocked` when Docker refuses); the removal then goes on by itself.
+        With `volumes_of` that holder's volumes go too. Raises `EngineUnavailable` (`RemovalBlocked` when Docker
+        refuses); the removal then goes on by itself.
         """
-        done = self._converger(instance_id).remove()
+        done = self._converger(instance_id).remove(volumes_of)
         try:
             async with asyncio.timeout(self._world.timings.remove):
                 await done
         except TimeoutError as error:
             raise EngineUnavailable("the removal takes long") from error
 
-    async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
+    async def sweep(self, known: frozenset[str], spent: Spent = NOTHING_SPENT) -> tuple[str, ...]:
         """Remove what carries this host's label for instances that are neither known nor wanted; their ids.
 
-        To be called only with a complete set of known instances. Raises `EngineUnavailable`.
+        To be called only with a complete set of known instances. Volumes stay, but for those `spent`. Raises
+        `EngineUnavailable`.
         """
         host = {LABEL_HOST: self._world.names.host_id}
         try:
-            found = [item.labels.get(LABEL_INSTANCE) for item in await self._world.client.containers(host)]
+            containers = await self._world.client.containers(host)
+            found = [item.labels.get(LABEL_INSTANCE) or item.labels.get(LABEL_HELPER) for item in containers]
             found += [item.labels.get(LABEL_INSTANCE) for item in await self._world.client.networks(host)]
         except DockerRefused as refused:
             raise EngineUnavailable(refused.message) from refused
-        wanted = {instance_id for instance_id, converger in self._convergers.items() if converger.wanted}
-        orphans = tuple(sorted({instance_id for instance_id in found if instance_id} - known - wanted))
+        orphans = tuple(sorted({instance_id for instance_id in found if instance_id} - self._held(known)))
         for instance_id in orphans:
             log.info("removing an orphan", instance=instance_id)
             await self.remove(instance_id)
+        for holder, uids in spent.items():
+            if holder.instance not in self._held(known):
+                await self._world.volumes.sweep(holder, uids)
         return orphans
+
+    def _held(self, known: frozenset[str]) -> frozenset[str]:
+        return known | {instance_id for instance_id, converger in self._convergers.items() if converger.wanted}
 
     async def teardown(self) -> None:
         """Remove this host's firewall chains; for a host that is given up. Raises `Failure`."""

@@ -89,3 +89,10 @@ def network_failure(refused: DockerRefused) -> Failure:
     return disk_full(refused.message) or Failure(
         InstanceReason.NETWORK_FAILED, f"Docker refused the container's network: {refused.message}"
     )
+
+
+def volume_failure(refused: DockerRefused) -> Failure:
+    """Classify a refused call about volumes."""
+    return disk_full(refused.message) or Failure(
+        InstanceReason.VOLUME_FAILED, f"Docker refused the container's volumes: {refused.message}"
+    )

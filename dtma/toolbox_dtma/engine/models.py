@@ -55,6 +55,18 @@ class ContainerState(_Docker):
 class ContainerConfig(_Docker):
     image: str = ""
     labels: Labels = {}
+    user: str = ""
+    """`user[:group]` by name or number; the image's unless another was asked for, empty for root."""
+
+
+class Mount(_Docker):
+    """What a container sees at a path."""
+
+    type: str = ""
+    name: str = ""
+    """Of the volume, if it is one."""
+    destination: str = ""
+    rw: Annotated[bool, Field(alias="RW")] = False
 
 
 class Endpoint(_Docker):
@@ -86,6 +98,7 @@ class Container(_Docker):
     state: ContainerState
     config: ContainerConfig
     network_settings: NetworkSettings = NetworkSettings()
+    mounts: Annotated[tuple[Mount, ...], BeforeValidator(_none_is_empty_list)] = ()
 
     @property
     def running(self) -> bool:
@@ -130,6 +143,21 @@ class Network(_Docker):
     def subnets(self) -> tuple[str, ...]:
         """Subnets of the network, v4 and v6."""
         return tuple(item.subnet for item in self.ipam.config if item.subnet)
+
+
+class Volume(_Docker):
+    """A volume."""
+
+    name: str
+    driver: str = ""
+    labels: Labels = {}
+    options: Labels = {}
+
+
+class VolumeList(_Docker):
+    """Answer of `GET /volumes`."""
+
+    volumes: Annotated[tuple[Volume, ...], BeforeValidator(_none_is_empty_list)] = ()
 
 
 class Image(_Docker):

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from toolbox_dtma.engine.api import Holder
+
 LABEL_HOST = "magictoolbox.dev/host"
 """The hostId. Nothing without it, with this host's value, is ever written to."""
 
@@ -23,6 +25,13 @@ LABEL_GENERATION = "magictoolbox.dev/generation"
 
 LABEL_SESSION = "magictoolbox.dev/session"
 """On the container of one session of a stdio server: the session's name. No other container has it."""
+LABEL_NAMESPACE = "magictoolbox.dev/namespace"
+LABEL_NAME = "magictoolbox.dev/name"
+LABEL_VOLUME = "magictoolbox.dev/volume"
+"""On volumes: their name within the instance."""
+
+LABEL_HELPER = "magictoolbox.dev/helper-of"
+"""On containers that are never started, instead of `LABEL_INSTANCE`: the instance they do something for."""
 
 LABEL_POOL = "magictoolbox.dev/pool"
 """On networks: the address pool this host chose, read back after a restart."""
@@ -84,3 +93,26 @@ class HostNames:
     def labels(self, instance_id: str) -> dict[str, str]:
         """Labels that make something ours."""
         return {LABEL_HOST: self.host_id, LABEL_INSTANCE: instance_id}
+
+    @property
+    def volume_prefix(self) -> str:
+        """What the name of every volume of this host begins with."""
+        return f"mtb-{self.tag}-"
+
+    def volume(self, holder: Holder, name: str) -> str:
+        """Name of a holder's volume; never the same for two."""
+        whose = (self.host_id, holder.owner, holder.namespace, holder.name, holder.instance, name)
+        unique = hashlib.sha256("\0".join(whose).encode()).hexdigest()[:32]
+        return f"{self.volume_prefix}{holder.name[:30]}-{name[:30]}-{unique}"
+
+    def volume_labels(self, holder: Holder) -> dict[str, str]:
+        """Labels that every volume of a holder has, and no other."""
+        return self.labels(holder.instance) | {
+            LABEL_OWNER: holder.owner,
+            LABEL_NAMESPACE: holder.namespace,
+            LABEL_NAME: holder.name,
+        }
+
+    def helper(self, instance_id: str) -> str:
+        """Name of the container that is made, and never started, to reach into an instance's volumes."""
+        return f"mtb-{self.tag}-helper-{instance_id}"

@@ -8,17 +8,21 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from toolbox_dtma.engine.api import Wanted
 from toolbox_dtma.engine.names import LABEL_GENERATION, LABEL_OWNER, LABEL_SPEC_HASH, LABEL_UID, HostNames
+from toolbox_dtma.engine.volumes import mounts
 from toolbox_dtma.wire import DesiredInstance
 
 CURRENT_VERSION = "v1"
 
-_SHAPING_V1 = {"image", "command", "args", "env", "limits", "security", "restart_token"}
+_SHAPING_V1 = {"image", "command", "args", "env", "limits", "security", "restart_token", "volumes"}
 """Fields that shape a container. Not here: port and path (told to the gateway), expose, state, credentials."""
 
 
 def _payload_v1(desired: DesiredInstance) -> bytes:
-    shaping = desired.model_dump(mode="json", include=_SHAPING_V1, exclude_defaults=True)
+    # The order of volumes has no meaning, and the API server does not keep it.
+    ordered = desired.model_copy(update={"volumes": tuple(sorted(desired.volumes, key=lambda volume: volume.name))})
+    shaping = ordered.model_dump(mode="json", include=_SHAPING_V1, exclude_defaults=True)
     return json.dumps(shaping, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -94,6 +98,9 @@ def container_config(
         config["Entrypoint"] = list(desired.command)
     if desired.args:
         config["Cmd"] = list(desired.args)
+    if desired.volumes:
+        holder = Wanted(instance_id, owner, desired).holder
+        config["HostConfig"]["Mounts"] = mounts(names, holder, desired.volumes)
     if security.run_as_user is not None:
         config["User"] = str(security.run_as_user)
     return config

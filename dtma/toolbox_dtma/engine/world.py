@@ -16,6 +16,7 @@ from toolbox_dtma.engine.names import HostNames
 from toolbox_dtma.engine.networks import Networks
 from toolbox_dtma.engine.sessions import SessionContainers
 from toolbox_dtma.engine.timings import Timings
+from toolbox_dtma.engine.volumes import Volumes
 
 _CONCURRENT_ACTIONS = 8
 
@@ -29,6 +30,7 @@ class World:
     client: DockerClient
     images: Images
     networks: Networks
+    volumes: Volumes
     firewall: Firewall
     sessions: SessionContainers
     ledger: Ledger

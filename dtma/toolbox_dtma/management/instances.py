@@ -14,11 +14,12 @@ from toolbox_dtma.management.owners import Owners, Reader, Writer, check_identit
 from toolbox_dtma.management.problems import Refused
 from toolbox_dtma.management.removals import Removals
 from toolbox_dtma.management.revocations import Revocations
+from toolbox_dtma.management.volumes import left_by, removal_of, spent_by
 from toolbox_dtma.policy.server import AckPending, PolicyServer
 from toolbox_dtma.readiness import Failure, Probed, Readiness, Target
 from toolbox_dtma.sessions.manager import SessionManager
 from toolbox_dtma.settings import Timings
-from toolbox_dtma.state.records import ApprovalsRecord, InstanceRecord, ProbedRecord
+from toolbox_dtma.state.records import ApprovalsRecord, InstanceRecord, LeftVolumes, ProbedRecord
 from toolbox_dtma.state.store import Commit, State
 from toolbox_dtma.wire import (
     DeletedInstance,
@@ -27,6 +28,7 @@ from toolbox_dtma.wire import (
     InstanceReport,
     InstanceState,
     ProblemCode,
+    VolumePolicy,
 )
 
 
@@ -77,7 +79,7 @@ class Instances:
         """Take up what is on disk: begin to track, tell the engine, go on with removals."""
         for record in self._state.instances.values():
             if record.deleting:
-                self.removals.begin(record.id)
+                self.removals.begin(record.id, spent_by(record))
             else:
                 self._track(record, recall=True)
                 self._want(record)
@@ -146,10 +148,20 @@ class Instances:
             self._want(record)
         self._wake_prober()
 
-    async def delete(self, writer: Writer, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
+    async def delete(
+        self,
+        writer: Writer,
+        instance_id: str,
+        *,
+        uid: str,
+        namespace: str,
+        name: str,
+        volume_policy: VolumePolicy | None = None,
+    ) -> None:
         """Remove an instance with its grants; returns once nothing of it is left. Raises `Refused`.
 
-        When the id has a newer holder than `uid`, only the tombstone is left.
+        `volume_policy` is the last word about its volumes; without it the one that came with the instance holds. When
+        the id has a newer holder than `uid`, only the tombstone is left.
         """
         async with self._state.committing() as commit:
             await self._owners.fence(commit, writer)
@@ -158,11 +170,12 @@ class Instances:
                 held = record.desired
                 check_identity(record.owner, held.namespace, held.name, writer=writer, claimed=(namespace, name))
             holds = record is not None and record.desired.uid == uid
-            if record is not None and holds and not record.deleting:
+            order = removal_of(record, volume_policy) if record is not None and holds else None
+            if order is not None and order != record:
                 # Before the tombstone: a crash between the two leaves an order that the next start carries out.
-                await commit.put_instance(record.model_copy(update={"deleting": True}))
-            await self._bury(commit, writer.owner, uid)
-            if record is not None and holds:
+                await commit.put_instance(order)
+            await self._bury(commit, writer.owner, uid, left_by(order) if order is not None else None)
+            if order is not None:
                 self._tracked.pop(instance_id, None)
                 self._sessions.forget(instance_id)
                 # In force before the files go: the order to delete is already durable.
@@ -172,7 +185,7 @@ class Instances:
                 self._revocations.ended(uid, revision)
                 for grant in grants:
                     await commit.drop_grant(grant.uid)
-                self.removals.begin(instance_id)
+                self.removals.begin(instance_id, spent_by(order))
         if holds:
             await self.removals.wait(instance_id)
         try:
@@ -180,15 +193,17 @@ class Instances:
         except AckPending as pending:
             raise Refused(ProblemCode.ACK_PENDING, str(pending)) from None
 
-    async def _bury(self, commit: Commit, owner: str, uid: str) -> None:
-        if not self._state.is_buried("instance", owner, uid):
-            await commit.bury("instance", owner, uid)
+    async def _bury(self, commit: Commit, owner: str, uid: str, volumes: LeftVolumes | None = None) -> None:
+        stone = self._state.tombstones.get(("instance", owner, uid))
+        told = stone is not None and (volumes is None or stone.volumes == volumes)
+        if not told or not self._state.is_buried("instance", owner, uid):
+            await commit.bury("instance", owner, uid, volumes)
 
     async def _removed(self, instance_id: str) -> None:
         async with self._state.committing() as commit:
             record = self._state.instances.get(instance_id)
             if record is not None and record.deleting:
-                await self._bury(commit, record.owner, record.desired.uid)
+                await self._bury(commit, record.owner, record.desired.uid, left_by(record))
                 await commit.drop_instance(instance_id)
                 deleted = DeletedInstance(id=instance_id, uid=record.desired.uid)
                 self._events.publish(record.owner, "deleted", deleted)

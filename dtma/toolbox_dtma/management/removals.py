@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from toolbox_dtma.engine.api import Engine, EngineUnavailable
+from toolbox_dtma.engine.api import Engine, EngineUnavailable, Holder
 from toolbox_dtma.management.problems import Refused, unexpected
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import ProblemCode
@@ -22,6 +22,7 @@ MAX_DETAIL = 400
 @dataclass(slots=True)
 class _Removal:
     task: asyncio.Task[None]
+    volumes_of: Holder | None
     stuck: asyncio.Event = field(default_factory=asyncio.Event)
     """An attempt failed; the next one comes by itself."""
     problem: Refused | None = None
@@ -40,14 +41,15 @@ class Removals:
         """Whether a removal of this id is under way."""
         return instance_id in self._running
 
-    def begin(self, instance_id: str) -> None:
-        """Start removing; a removal under way is joined, and told to try again soon by itself."""
+    def begin(self, instance_id: str, volumes_of: Holder | None) -> None:
+        """Start removing, with that holder's volumes; a removal under way is joined, and goes on with the new order."""
         running = self._running.get(instance_id)
         if running is not None:
+            running.volumes_of = volumes_of
             running.stuck.clear()
             return
         task = asyncio.create_task(self._remove(instance_id), name=f"remove {instance_id}")
-        self._running[instance_id] = _Removal(task)
+        self._running[instance_id] = _Removal(task, volumes_of)
 
     async def wait(self, instance_id: str) -> None:
         """Return once it is done. Raises `Refused` (EngineUnavailable, Internal) when it has to go on later."""
@@ -81,7 +83,7 @@ class Removals:
     async def _remove(self, instance_id: str) -> None:
         while True:
             try:
-                await self._engine.remove(instance_id)
+                await self._engine.remove(instance_id, volumes_of=self._running[instance_id].volumes_of)
                 await self._finished(instance_id)
                 return
             except EngineUnavailable as error:

@@ -32,6 +32,7 @@ from toolbox_dtma.wire import (
     OwnerClaimed,
     Problem,
     ProblemCode,
+    VolumePolicy,
 )
 from toolbox_dtma.wire.base import DnsLabel, Uid
 
@@ -112,9 +113,12 @@ async def delete_instance(
     uid: Annotated[Uid, Query()],
     namespace: NamespaceQuery,
     name: NameQuery,
+    volume_policy: Annotated[VolumePolicy | None, Query(alias="volumePolicy")] = None,
 ) -> None:
-    """Remove an instance, its network and its grants."""
-    await host.instances.delete(writer, instance_id, uid=uid, namespace=namespace, name=name)
+    """Remove an instance, its network and its grants; its volumes as `volumePolicy` says, else as the instance does."""
+    await host.instances.delete(
+        writer, instance_id, uid=uid, namespace=namespace, name=name, volume_policy=volume_policy
+    )
 
 
 @router.get(

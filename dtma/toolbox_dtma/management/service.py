@@ -23,6 +23,7 @@ from toolbox_dtma.management.owners import Owners, Reader, Writer
 from toolbox_dtma.management.prober import Prober
 from toolbox_dtma.management.problems import Refused
 from toolbox_dtma.management.revocations import Revocations
+from toolbox_dtma.management.volumes import spent_volumes
 from toolbox_dtma.metrics import Gauges, Metrics, tally
 from toolbox_dtma.policy.contents import PolicyItemTooLarge, check_size
 from toolbox_dtma.policy.process import Processes, ProcessId
@@ -168,10 +169,11 @@ class Service:
             await self.instances.removals.close()
 
     async def _sweep(self) -> None:
-        """Once a start: remove containers that a crash left behind, between Docker and the state on disk."""
+        """Once a start: remove what a crash left behind, between Docker and the state on disk."""
         while True:
             try:
-                await self._engine.sweep(frozenset(self.state.instances))
+                spent = spent_volumes(self.state.tombstones.values())
+                await self._engine.sweep(frozenset(self.state.instances), spent)
                 return
             except EngineUnavailable as error:
                 log.info("leftovers are looked for when the engine is back", error=str(error))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from toolbox_dtma.link.messages import KeyRing, Surface
-from toolbox_dtma.wire import DesiredInstance, Grant, HostConfig, ProbeReport
+from toolbox_dtma.wire import DesiredInstance, Grant, HostConfig, ProbeReport, VolumePolicy
 
 
 class Record(BaseModel):
@@ -116,6 +116,17 @@ class DepartedRecord(Record):
     departed_at: datetime
 
 
+class LeftVolumes(BaseModel):
+    """Whose volumes an instance that was deleted had, and whether they were to stay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instance: str
+    namespace: str
+    name: str
+    policy: VolumePolicy
+
+
 class TombstoneRecord(Record):
     """`tombstones/<kind>-<uid>.json`: an object that was deleted and must not come back by a late request."""
 
@@ -123,6 +134,8 @@ class TombstoneRecord(Record):
     uid: str
     owner: str
     deleted_at: datetime
+    volumes: Annotated[LeftVolumes | None, Field(exclude_if=lambda left: left is None)] = None
+    """None where there were none, and left out of the file, so that an earlier release can read it."""
 
 
 class KeyRingRecord(Record):

@@ -31,6 +31,7 @@ from toolbox_dtma.state.records import (
     HostRecord,
     InstanceRecord,
     KeyRingRecord,
+    LeftVolumes,
     OwnerRecord,
     ProbedRecord,
     Record,
@@ -276,10 +277,10 @@ class Commit:
 
         await self._do(lambda: write_record(state.folder / "workers.json", record), apply)
 
-    async def bury(self, kind: Kind, owner: str, uid: str) -> None:
+    async def bury(self, kind: Kind, owner: str, uid: str, volumes: LeftVolumes | None = None) -> None:
         """Leave a tombstone; the expired ones, and the oldest above the maximum, go."""
         state = self._state
-        stone = TombstoneRecord(kind=kind, uid=uid, owner=owner, deleted_at=state.now())
+        stone = TombstoneRecord(kind=kind, uid=uid, owner=owner, deleted_at=state.now(), volumes=volumes)
         path = self._tombstone_path(stone)
 
         def apply() -> None:

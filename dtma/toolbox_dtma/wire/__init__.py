@@ -39,6 +39,7 @@ from toolbox_dtma.wire.instances import (
 )
 from toolbox_dtma.wire.limits import GrantLimits
 from toolbox_dtma.wire.problems import HTTP_STATUS, Problem, ProblemCode
+from toolbox_dtma.wire.volumes import Volume, VolumePolicy
 
 __all__ = [
     "EPOCH_HEADER",
@@ -88,6 +89,8 @@ __all__ = [
     "ToolsHash",
     "Transport",
     "Usage",
+    "Volume",
+    "VolumePolicy",
     "allowed_by_all",
     "canonical_hash",
     "glob_matches",

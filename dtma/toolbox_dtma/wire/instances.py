@@ -18,6 +18,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid, absent
 from toolbox_dtma.wire.expose import Expose
+from toolbox_dtma.wire.volumes import MAX_VOLUMES, VolumePolicy, Volumes
 
 Transport = Literal["streamable-http", "stdio"]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
@@ -99,6 +100,10 @@ class DesiredInstance(Request):
     security: Security = Security()
     state: InstanceState = InstanceState.RUNNING
     expose: Expose = Expose()
+    volumes: Annotated[Volumes, Field(max_length=MAX_VOLUMES, exclude_if=lambda volumes: not volumes)] = ()
+    volume_policy: Annotated[VolumePolicy, Field(exclude_if=lambda policy: policy is VolumePolicy.DELETE)] = (
+        VolumePolicy.DELETE
+    )
 
     @model_validator(mode="after")
     def _fits_its_transport(self) -> Self:
@@ -145,6 +150,7 @@ class InstanceReason(StrEnum):
     """Something answered on the port, but no MCP conversation came about; the message says why."""
     DISK_FULL = "DiskFull"
     NETWORK_FAILED = "NetworkFailed"
+    VOLUME_FAILED = "VolumeFailed"
     ENGINE_UNAVAILABLE = "EngineUnavailable"
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field
 # Settings come from the environment: `env` of the MCPServer resource, values or references to Secrets.
 GREETING = os.environ.get("GREETING", "Hello")
 PORT = int(os.environ.get("PORT", "8000"))
+NOTES = os.environ.get("NOTES", "")
 
 server = MCPServer("hello", version="1.0.0", instructions="Greets people and counts words.")
 
@@ -52,6 +53,26 @@ def word_count(text: Annotated[str, Field(max_length=100_000, description="The t
 def fail(reason: Annotated[str, Field(max_length=200)] = "asked to") -> str:
     """Fail with the given reason: to see what a tool error looks like."""
     raise ToolError(reason)
+
+
+# What has to outlive the container goes into a volume (examples/volumes): `NOTES` names a file in it. Without it there
+# is nowhere to keep notes, and so no such tools.
+if NOTES:
+
+    @server.tool()
+    def remember(note: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\r\n]+$")]) -> str:
+        """Keep a note of one line, for every later conversation."""
+        with open(NOTES, "a", encoding="utf-8") as file:
+            file.write(note + "\n")
+        return "Noted."
+
+    @server.tool()
+    def recall() -> list[str]:
+        """All notes that were kept, the oldest first."""
+        if not os.path.exists(NOTES):
+            return []
+        with open(NOTES, encoding="utf-8") as file:
+            return file.read().splitlines()
 
 
 # Web pages must not reach this server by pointing a name of theirs at it (DNS rebinding), so only these Host

@@ -13,6 +13,7 @@ from toolbox_operator.api.meta import ApiModel, StatusModel, Text64, Text256, Te
 from toolbox_operator.api.quantity import CPU_PATTERN, MEMORY_PATTERN
 from toolbox_operator.api.refs import KeyRef, LocalRef, NamespacedRef, Sharing
 from toolbox_operator.api.sessions import Sessions, SessionsStatus
+from toolbox_operator.api.volumes import Volume, VolumePolicy
 
 INT_OR_STRING: JsonDict = {"x-kubernetes-int-or-string": True}
 LIST_MAP_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
@@ -186,6 +187,12 @@ class MCPServerSpec(ApiModel):
     """Resources of the container."""
     security: Security = Security()
     """Security of the container; what cannot be chosen here is fixed by the host."""
+    volumes: Annotated[
+        tuple[Volume, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME), AfterValidator(_each_name_once)
+    ] = ()
+    """Data that outlives the container: kept when the server is stopped, changed or restarted."""
+    volume_policy: VolumePolicy = VolumePolicy.DELETE
+    """What becomes of the volumes when this object is deleted: Delete, or Retain to leave them on the host."""
     state: RunState = RunState.RUNNING
     """Running, or Stopped to keep everything but the process."""
     sharing: Sharing = Sharing()

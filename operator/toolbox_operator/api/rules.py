@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from toolbox_dtma.wire import volumes
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.connection import ResolvedConnection
 from toolbox_operator.api.mcpserver import ResolvedServer
@@ -76,6 +77,8 @@ IMAGE = f"^{_REGISTRY}{_REPOSITORY}(/{_REPOSITORY})*(:[A-Za-z0-9_][A-Za-z0-9_.-]
 
 HTTP_PATH = "^/([A-Za-z0-9._~!$&()*+,;=:@-]+/)*([A-Za-z0-9._~!$&()*+,;=:@-]+)?$"
 
+VOLUME_NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
 TOOLS_HASH = "^sha256:[0-9a-f]{64}$"
 
 MIN_LEASE, MAX_LEASE = "20s", "1h"
@@ -127,6 +130,40 @@ def _http_path() -> Rule:
         cel=f"{cel} && !self.contains('..')",
         message="write an absolute path such as /mcp, without '..', '//', escapes, query or fragment",
         predicate=lambda value: predicate(value) and ".." not in value,
+    )
+
+
+def _volumes() -> tuple[Rule, ...]:
+    named, has_name = _matches(VOLUME_NAME)
+    clean, _ = _matches(volumes.PATH)
+    return (
+        Rule(
+            path="spec.volumes[].name",
+            cel=named,
+            message="name the volume with lower-case letters, digits and '-', a letter or digit at both ends",
+            predicate=has_name,
+        ),
+        Rule(
+            path="spec.volumes[].mountPath",
+            cel=f"{clean} && !self.matches('{volumes.DOTS}')",
+            message="write an absolute path such as /data: letters, digits, ._@+~-, and no '.', '..', '//' or last '/'",
+            predicate=volumes.clean_path,
+        ),
+        Rule(
+            path="spec.volumes[].mountPath",
+            cel=f"!self.matches('{volumes.RESERVED}')",
+            message="choose a path outside of /proc, /sys, /dev and /tmp, which every container gets from its host",
+            predicate=lambda path: not volumes.reserved_path(path),
+        ),
+        Rule(
+            path="spec.volumes",
+            cel=(
+                "self.all(outer, self.all(inner, outer.name == inner.name || "
+                "!(inner.mountPath + '/').startsWith(outer.mountPath + '/')))"
+            ),
+            message="mount each volume at a path of its own, none inside another",
+            predicate=lambda found: volumes.apart([volume["mountPath"] for volume in found]),
+        ),
     )
 
 
@@ -250,6 +287,7 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
             message=f"choose a CPU limit from {MIN_CPU} to {MAX_CPU}",
             predicate=_between(parse_cpu, MIN_CPU, MAX_CPU),
         ),
+        *_volumes(),
     ),
     Kind.CONNECTION: (
         _name(Kind.CONNECTION),

@@ -179,6 +179,7 @@ HOST_CURES: Final[dict[InstanceReason, str]] = {
     InstanceReason.PROBE_FAILED: "check `spec.port` and `spec.path`, and that the server speaks streamable HTTP there. With stdio: that `command` and `args` start a server that speaks MCP on standard input and output, and logs to standard error only",
     InstanceReason.DISK_FULL: "free space on the host: `docker system df`, `df -h /var/lib`",
     InstanceReason.NETWORK_FAILED: "the message quotes iptables or Docker; `iptables-save` has to work on the host, and addresses must be left",
+    InstanceReason.VOLUME_FAILED: "the message quotes Docker, or names the volume that is not as DTMA makes it; `docker volume ls`, [volumes.md](volumes.md)",
     InstanceReason.ENGINE_UNAVAILABLE: "start Docker on the host: `systemctl start docker`",
 }
 

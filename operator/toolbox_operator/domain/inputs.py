@@ -22,6 +22,8 @@ from toolbox_dtma.wire import (
     RegistryCredential,
     Security,
     Sessions,
+    Volume,
+    VolumePolicy,
 )
 from toolbox_operator.api.conditions import Reason
 from toolbox_operator.api.mcpserver import Expose as SpecExpose
@@ -229,6 +231,11 @@ def _wire_sessions(resolved: ResolvedServer) -> Sessions | None:
     return Sessions(max_sessions=resolved.max_sessions, idle_seconds=parse_duration(resolved.idle_timeout))
 
 
+def volume_policy(spec: MCPServerSpec) -> VolumePolicy:
+    """A spec's `volumePolicy` as hosts read it."""
+    return VolumePolicy(spec.volume_policy.value)
+
+
 def desired_instance(server: ServerObject, spec: MCPServerSpec, inputs: Inputs) -> DesiredInstance:
     """What the host is told. `spec` has passed every rule."""
     resolved = resolved_server(server, spec)
@@ -256,6 +263,11 @@ def desired_instance(server: ServerObject, spec: MCPServerSpec, inputs: Inputs) 
         ),
         state=InstanceState(spec.state.value),
         expose=wire_expose(spec.expose),
+        volumes=tuple(
+            Volume(name=volume.name, mount_path=volume.mount_path, read_only=volume.read_only)
+            for volume in spec.volumes
+        ),
+        volume_policy=volume_policy(spec),
     )
 
 

@@ -127,6 +127,7 @@ INSTANCES: Final[dict[InstanceReason, tuple[MCPServerPhase, str]]] = {
     ),
     InstanceReason.DISK_FULL: (MCPServerPhase.ERROR, "the host's disk is full"),
     InstanceReason.NETWORK_FAILED: (MCPServerPhase.ERROR, "the host cannot give the container a network"),
+    InstanceReason.VOLUME_FAILED: (MCPServerPhase.ERROR, "the host cannot give the container its volumes"),
     InstanceReason.ENGINE_UNAVAILABLE: (MCPServerPhase.UNKNOWN, "Docker does not answer on the host"),
 }
 """For each reason a host gives: the phase it usually means, and what to say when the host says nothing."""

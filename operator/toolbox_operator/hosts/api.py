@@ -24,6 +24,7 @@ from toolbox_dtma.wire import (
     InstanceReport,
     OwnerClaimed,
     ProblemCode,
+    VolumePolicy,
 )
 
 
@@ -61,8 +62,13 @@ class Host(Protocol):
     async def configure(self, config: HostConfig) -> None: ...
     async def put_instance(self, instance_id: str, desired: DesiredInstance) -> InstanceReport: ...
     async def get_instance(self, instance_id: str) -> InstanceReport | None: ...
-    async def delete_instance(self, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
-        """Returns once container, network and grants are gone. Absent is success."""
+    async def delete_instance(
+        self, instance_id: str, *, uid: str, namespace: str, name: str, volume_policy: VolumePolicy | None = None
+    ) -> None:
+        """Returns once container, network and grants are gone, and volumes as said. Absent is success.
+
+        Without `volume_policy` the one holds that the host was told with the instance.
+        """
         ...
 
     async def put_grant(self, uid: str, grant: Grant) -> GrantReport:

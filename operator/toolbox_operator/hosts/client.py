@@ -33,6 +33,7 @@ from toolbox_dtma.wire import (
     OwnerClaimed,
     Problem,
     ProblemCode,
+    VolumePolicy,
 )
 from toolbox_operator.hosts.api import (
     HostEvent,
@@ -129,8 +130,11 @@ class HttpHost:
             raise
         return _parsed(InstanceReport, answer)
 
-    async def delete_instance(self, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
-        await self._remove(f"/v2/instances/{_segment(instance_id)}", uid=uid, namespace=namespace, name=name)
+    async def delete_instance(
+        self, instance_id: str, *, uid: str, namespace: str, name: str, volume_policy: VolumePolicy | None = None
+    ) -> None:
+        volumes = {} if volume_policy is None else {"volumePolicy": volume_policy.value}
+        await self._remove(f"/v2/instances/{_segment(instance_id)}", uid=uid, namespace=namespace, name=name, **volumes)
 
     async def put_grant(self, uid: str, grant: Grant) -> GrantReport:
         return _parsed(GrantReport, await self._mutate("PUT", f"/v2/grants/{_segment(uid)}", body=grant))

@@ -13,6 +13,7 @@ from toolbox_dtma.wire import (
     HostFacts,
     InstanceReport,
     OwnerClaimed,
+    VolumePolicy,
 )
 from toolbox_operator.hosts.api import HostError, HostUnreachable, WatchableHost
 from toolbox_operator.hosts.contact import Contact
@@ -46,9 +47,13 @@ class GuardedHost:
         async with self._slot() as host:
             return await host.get_instance(instance_id)
 
-    async def delete_instance(self, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
+    async def delete_instance(
+        self, instance_id: str, *, uid: str, namespace: str, name: str, volume_policy: VolumePolicy | None = None
+    ) -> None:
         async with self._slot() as host:
-            await host.delete_instance(instance_id, uid=uid, namespace=namespace, name=name)
+            await host.delete_instance(
+                instance_id, uid=uid, namespace=namespace, name=name, volume_policy=volume_policy
+            )
         self._contact.forget_instance(instance_id)
 
     async def put_grant(self, uid: str, grant: Grant) -> GrantReport:

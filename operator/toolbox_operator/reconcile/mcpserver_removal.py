@@ -6,6 +6,7 @@ from toolbox_dtma.wire import ProblemCode
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.meta import ANNOTATION_ABANDON, FINALIZER_CLEANUP, Key
 from toolbox_operator.domain.hold import Hold, waits_for
+from toolbox_operator.domain.inputs import volume_policy
 from toolbox_operator.domain.server import Removal, ServerObserved, abandoned, removal, toolbox_of
 from toolbox_operator.domain.server_status import deleting_status
 from toolbox_operator.hosts.api import HostError, HostProblem
@@ -48,7 +49,12 @@ class ServerRemoval:
         try:
             host = self._ctx.hosts.host(named)
             await host.delete_instance(
-                seen.instance_id, uid=server.uid, namespace=server.key.namespace, name=server.key.name
+                seen.instance_id,
+                uid=server.uid,
+                namespace=server.key.namespace,
+                name=server.key.name,
+                # The spec as it is now: its last edit may never have come to the host.
+                volume_policy=volume_policy(server.spec) if server.spec is not None else None,
             )
         except HostError as error:
             if isinstance(error, HostProblem) and error.code in _NOT_OURS:

@@ -20,6 +20,7 @@ from toolbox_dtma.wire import (
     HostConfig,
     InstanceReport,
     ProblemCode,
+    VolumePolicy,
 )
 from toolbox_operator.hosts.api import (
     HostProblem,
@@ -81,6 +82,12 @@ async def test_a_deletion_says_whose_object_it_means() -> None:
     handle, seen = answering(httpx.Response(204))
     await host(handle).delete_instance("i-1", uid="u", namespace="ns", name="n")
     assert seen[0].url.raw_path == b"/v2/instances/i-1?uid=u&namespace=ns&name=n"
+
+
+async def test_a_deletion_has_the_last_word_about_volumes() -> None:
+    handle, seen = answering(httpx.Response(204))
+    await host(handle).delete_instance("i-1", uid="u", namespace="ns", name="n", volume_policy=VolumePolicy.RETAIN)
+    assert seen[0].url.params["volumePolicy"] == "Retain"
 
 
 @pytest.mark.parametrize("code", [ProblemCode.NOT_FOUND, ProblemCode.DELETED])

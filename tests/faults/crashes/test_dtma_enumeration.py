@@ -1,8 +1,8 @@
 """DTMA killed after each external write of everything an owner can want: the world ends as if nothing had happened.
 
 The writes are those to the Docker Engine, the state and runtime folders, the firewall and the gateway's workers,
-and the answers to calls. What is compared after each step: containers, networks, firewall, files, both lists, the
-workers' policy, and what calls with each token come to.
+and the answers to calls. What is compared after each step: containers, networks, volumes and whose they are, firewall,
+files, both lists, the workers' policy, and what calls with each token come to.
 """
 
 from __future__ import annotations

@@ -106,6 +106,22 @@ def test_a_container_that_finds_no_space_is_tried_again_ever_more_slowly(
     assert len(small.host.containers(running_only=True)) == 2
 
 
+def test_a_volume_that_finds_no_space_is_made_when_there_is_some(small: FarToolbox, ballast: list[Path]) -> None:
+    server = small.ready_server("server")
+    before = small.container(server)
+    ballast.append(fill(small.host.engine.data_root))
+    volumes = [{"name": "data", "mountPath": "/data"}]
+    small.world.patch(server, {"spec": {"volumes": volumes, "security": {"runAsUser": 1001}}})
+    condition = small.world.await_condition(server, "Ready", "False", "DiskFull")
+    assert "free space" in condition["message"]
+    assert small.host.containers(running_only=True) == [before], "what ran before runs on"
+    ballast.pop().unlink()
+    small.world.await_condition(server, "Ready", "True")
+    assert small.container(server) != before
+    owner = small.host.engine.docker("exec", small.container(server), "ls", "-dn", "/data").split()[2]
+    assert owner == "1001"
+
+
 def test_a_host_that_cannot_write_its_state_says_so_and_keeps_what_it_has(
     small: FarToolbox, ballast: list[Path]
 ) -> None:

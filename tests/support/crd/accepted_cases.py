@@ -44,6 +44,29 @@ ACCEPTED: tuple[AcceptedCase, ...] = (
     AcceptedCase("sessions as they are without", SERVER, {**STDIO, "spec.sessions": {}}),
     AcceptedCase("the fewest sessions", SERVER, {**STDIO, "spec.sessions": {"maxSessions": 1, "idleTimeout": "1s"}}),
     AcceptedCase("the most sessions", SERVER, {**STDIO, "spec.sessions": {"maxSessions": 1000, "idleTimeout": "24h"}}),
+    AcceptedCase(
+        "16 volumes with the longest paths",
+        SERVER,
+        {
+            "spec.volumes": [
+                {"name": f"v{n:02d}".ljust(63, "x"), "mountPath": f"/{n:02d}".ljust(256, "x")} for n in range(16)
+            ]
+        },
+    ),
+    AcceptedCase(
+        "volumes at paths that begin alike",
+        SERVER,
+        {
+            "spec.volumes": [
+                {"name": "1", "mountPath": "/data"},
+                {"name": "a-1", "mountPath": "/data2", "readOnly": True},
+                {"name": "b", "mountPath": "/processed/.cache/..x"},
+            ],
+            "spec.volumePolicy": "Retain",
+        },
+    ),
+    AcceptedCase("volumes that stay", SERVER, {"spec.volumePolicy": "Retain"}, update=True),
+    AcceptedCase("a volume more", SERVER, {"spec.volumes": [{"name": "a", "mountPath": "/a"}]}, update=True),
     AcceptedCase("a time with an offset", CONNECTION, {"spec.expiresAt": "2027-01-01T00:00:00.5+02:00"}),
     AcceptedCase("no limits, written out", CONNECTION, {"spec.limits": {}}),
     AcceptedCase(

@@ -345,4 +345,59 @@ RULES: tuple[RuleCase, ...] = (
         "spec.expose.tools.approvedHash",
         "remove approvedHash: the owner of the MCPServer approves its tools there, for all connections",
     ),
+    *(
+        RuleCase(
+            f"a volume named {what}",
+            SERVER,
+            {"spec.volumes": [{"name": name, "mountPath": "/data"}]},
+            "spec.volumes[0].name",
+            "name the volume with lower-case letters, digits and '-', a letter or digit at both ends",
+        )
+        for what, name in (("in upper case", "Data"), ("like a folder", "a/b"), ("with a dash at its end", "data-"))
+    ),
+    *(
+        RuleCase(
+            f"a volume at a path {what}",
+            SERVER,
+            {"spec.volumes": [{"name": "data", "mountPath": path}]},
+            "spec.volumes[0].mountPath",
+            "write an absolute path such as /data: letters, digits, ._@+~-, and no '.', '..', '//' or last '/'",
+        )
+        for what, path in (
+            ("that is relative", "data"),
+            ("that is the root", "/"),
+            ("that climbs", "/data/../etc"),
+            ("that climbs at its end", "/data/.."),
+            ("that stays", "/./data"),
+            ("with an empty segment", "//data"),
+            ("that ends in a slash", "/data/"),
+            ("with a space", "/my data"),
+            ("with a colon", "/data:ro"),
+            ("that ends in a line break", "/data\n"),
+        )
+    ),
+    *(
+        RuleCase(
+            f"a volume at {path}",
+            SERVER,
+            {"spec.volumes": [{"name": "data", "mountPath": path}]},
+            "spec.volumes[0].mountPath",
+            "choose a path outside of /proc, /sys, /dev and /tmp, which every container gets from its host",
+        )
+        for path in ("/proc", "/sys/fs/cgroup", "/dev/shm", "/tmp", "/tmp/cache")
+    ),
+    *(
+        RuleCase(
+            f"two volumes {what}",
+            SERVER,
+            {"spec.volumes": [{"name": "one", "mountPath": one}, {"name": "two", "mountPath": two}]},
+            "spec.volumes",
+            "mount each volume at a path of its own, none inside another",
+        )
+        for what, one, two in (
+            ("at one path", "/data", "/data"),
+            ("of which the second is inside the first", "/data", "/data/cache"),
+            ("of which the first is inside the second", "/srv/a/b", "/srv"),
+        )
+    ),
 )

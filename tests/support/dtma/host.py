@@ -16,7 +16,7 @@ import httpx
 
 from localstack.ports import free_port
 from support.dtma.sessions import Brokers, FakeSessions
-from toolbox_dtma.engine.api import EngineUnavailable, Seen, SeenListener, Wanted
+from toolbox_dtma.engine.api import NOTHING_SPENT, EngineUnavailable, Holder, Seen, SeenListener, Spent, Wanted
 from toolbox_dtma.init import InitOptions, init
 from toolbox_dtma.policy.process import Processes, ProcessId
 from toolbox_dtma.serve import serve
@@ -76,6 +76,10 @@ class FakeEngine(FakeSessions):
         self.containers: dict[str, str] = {}
         """Incarnation by instance id: what Docker would hold."""
         self.removed: list[str] = []
+        self.volumes_removed: list[Holder] = []
+        """Whose volumes went with the removals."""
+        self.spent: Spent | None = None
+        """What the last sweep was told."""
         self.runs = True
         self.available = True
         self.removable = asyncio.Event()
@@ -146,20 +150,22 @@ class FakeEngine(FakeSessions):
         """The container as the engine would describe it; None: not at all."""
         return None
 
-    async def remove(self, instance_id: str) -> None:
+    async def remove(self, instance_id: str, *, volumes_of: Holder | None = None) -> None:
         """Remove once `removable`, and only while available."""
         if not self.available:
             raise EngineUnavailable("the engine is away")
         await self.removable.wait()
+        self.volumes_removed += [volumes_of] if volumes_of is not None else []
         self.wanted.pop(instance_id, None)
         self.containers.pop(instance_id, None)
         self.deployed.pop(instance_id, None)
         self.removed.append(instance_id)
 
-    async def sweep(self, known: frozenset[str]) -> tuple[str, ...]:
+    async def sweep(self, known: frozenset[str], spent: Spent = NOTHING_SPENT) -> tuple[str, ...]:
         """Remove what is neither known nor wanted."""
         if not self.available:
             raise EngineUnavailable("the engine is away")
+        self.spent = dict(spent)
         orphans = tuple(sorted(self.containers.keys() - known - self.wanted.keys()))
         for instance_id in orphans:
             await self.remove(instance_id)

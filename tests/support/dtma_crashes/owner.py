@@ -18,6 +18,7 @@ from support.dtma_crashes.host import CrashHost
 from support.dtma_crashes.world import Life, Onlooker, Plain
 from support.manifests import QUICK_SERVER
 from support.reconcilers.fakes import Leading
+from toolbox_dtma.engine.api import Holder
 from toolbox_dtma.wire import (
     Credential,
     DesiredInstance,
@@ -29,6 +30,8 @@ from toolbox_dtma.wire import (
     InstanceState,
     NameFilter,
     ProblemCode,
+    Security,
+    Volume,
     canonical_hash,
 )
 from toolbox_operator.hosts.api import HostProblem, HostSettings, HostUnreachable
@@ -80,7 +83,11 @@ class Owner:
             port=8000,
             path="/mcp",
             command=("python3", "-S", "-c", QUICK_SERVER),
+            security=Security(run_as_user=10001),
+            volumes=(Volume(name="data", mount_path="/data"),),
         )
+        holder = Holder(self.life.instance, self.life.owner, NAMESPACE, NAME)
+        self.life.others[self.crash.names.volume(holder, "data")] = "VOLUME"
         self.granted: dict[str, Grant] = {}
 
     # ------------------------------------------------------------------ wanting

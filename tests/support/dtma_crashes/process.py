@@ -38,7 +38,7 @@ from toolbox_dtma.policy import server as policy
 from toolbox_dtma.policy.worker import Worker as RealWorker
 
 MUTATING = ("PUT", "POST", "PATCH", "DELETE")
-_NAMED = re.compile(r"(?<=/)[0-9a-f]{12,64}(?=/|$)")
+_NAMED = re.compile(r"(?<=/)([0-9a-f]{12,64}|mtb-[a-z0-9-]+)(?=/|$)")
 _KEY = re.compile(r"^(instances|probed|grants|departed|tombstones|owners)/.+\.json$")
 _MANAGED = re.compile(r"^/v2/(instances|grants|owners)/[^/]+$")
 
@@ -79,9 +79,10 @@ class Wrapping:
                 limits: aiohttp.ClientTimeout,
                 headers: Mapping[str, str] | None = None,
                 body: JsonObject | None = None,
+                data: bytes | None = None,
             ) -> AsyncGenerator[aiohttp.ClientResponse]:
                 what = f"docker {method} {_NAMED.sub('{id}', path)}"
-                async with super()._stream(method, path, params, limits, headers, body) as response:
+                async with super()._stream(method, path, params, limits, headers, body, data) as response:
                     if path == "images/create":
                         journal.wrote(f"{what}, begun")
                     yield response

@@ -90,6 +90,12 @@ class Onlooker:
         listed = self._engine("/networks", **{LABEL_HOST: self._crash.names.host_id})
         return self._still_there(f"/networks/{item['Id']}" for item in listed)
 
+    def volumes(self) -> list[Plain]:
+        """Every volume of the host, with the user that its directory belongs to."""
+        listed = self._engine("/volumes", **{LABEL_HOST: self._crash.names.host_id})["Volumes"] or ()
+        kept = ("Name", "Driver", "Labels", "Options")
+        return [{key: item[key] for key in kept} | {"owner": _owner(Path(item["Mountpoint"]))} for item in listed]
+
     def _still_there(self, paths: Iterable[str]) -> list[Plain]:
         """Each of what was listed, but for what was removed since."""
         answers = [self._docker.get(path) for path in paths]
@@ -130,6 +136,7 @@ class Onlooker:
         seen: Plain = {
             "containers": sorted((_container(item) for item in containers), key=str),
             "networks": sorted((_network(item) for item in self.networks()), key=str),
+            "volumes": sorted(self.volumes(), key=str),
             "firewall": self._firewall(),
             "files": self._files(life, incarnations),
             "instances": [_instance(item) for item in instances],
@@ -208,6 +215,14 @@ def _content(path: Path, life: Life, incarnations: set[str]) -> Plain | None:
 
 def _when(incarnation: str, present: set[str]) -> str:
     return "present" if incarnation in present else "past"
+
+
+def _owner(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_uid
+    except FileNotFoundError:
+        # Removed since it was listed.
+        return None
 
 
 def _container(seen: Plain) -> Plain:

@@ -72,10 +72,14 @@ class EngineHost:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def want(self, instance: str, **changes: Any) -> None:
-        """Desire an instance; by default a server of the tiny image."""
+    def wanted(self, instance: str, *, owner: str = "cluster-1", **changes: Any) -> Wanted:
+        """An instance to desire; by default a server of the tiny image."""
         fields: dict[str, Any] = {"image": self.image, "command": SERVER}
-        self.engine.want(Wanted(instance, "cluster-1", desired_instance(**(fields | changes))))
+        return Wanted(instance, owner, desired_instance(**(fields | changes)))
+
+    def want(self, instance: str, *, owner: str = "cluster-1", **changes: Any) -> None:
+        """Desire an instance."""
+        self.engine.want(self.wanted(instance, owner=owner, **changes))
 
     def want_sessions(self, instance: str, **changes: Any) -> None:
         """Desire a stdio instance; by default one that repeats every line."""
@@ -128,6 +132,11 @@ class EngineHost:
         """Network ids with this host's label."""
         return docker("network", "ls", "--quiet", "--filter", f"label={LABEL_HOST}={self.host_id}").split()
 
+    def volumes(self, *labels: str) -> list[str]:
+        """Names of volumes with this host's label and others."""
+        wanted = [f"--filter=label={label}" for label in (f"{LABEL_HOST}={self.host_id}", *labels)]
+        return sorted(docker("volume", "ls", "--quiet", *wanted).split())
+
     def execute(self, instance: str, *command: str) -> str:
         """Run a command inside the container; its output and, on failure, `exit N`."""
         container = self.inspect(instance)[0]["Id"]
@@ -141,6 +150,8 @@ class EngineHost:
             docker("rm", "--force", "--volumes", *found)
         if networks := self.networks():
             docker("network", "rm", *networks)
+        if volumes := self.volumes():
+            docker("volume", "rm", *volumes)
         await self.engine.teardown()
 
 

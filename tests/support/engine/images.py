@@ -44,6 +44,15 @@ def busybox_image() -> str:
     return reference
 
 
+def derived_image(base: str, *lines: str) -> str:
+    """Reference of an image made of another by lines of a Dockerfile."""
+    recipe = "\n".join((f"FROM {base}", *lines, ""))
+    reference = f"{_REPOSITORY}:{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    if not docker("images", "--quiet", reference):
+        docker("build", "--quiet", "--tag", reference, "-", stdin=recipe.encode())
+    return reference
+
+
 def _busybox() -> bytes:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "magic-toolbox" / "busybox"
     binary = folder / "busybox"

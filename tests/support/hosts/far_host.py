@@ -164,10 +164,15 @@ class FarHost:
         instances, grants = self.instances(), self.grants()
         theirs = [f"instance {key}" for key, record in instances.items() if record["owner"] == owner]
         theirs += [f"grant {key}" for key, record in grants.items() if record["owner"] == owner]
-        flags = ("--no-trunc", "--filter", f"label={LABEL_HOST}={self.host_id}")
-        shown = f'{{{{.ID}}}} {{{{.Label "{LABEL_INSTANCE}"}}}}'
-        for kind, listing in (("container", ("ps", "--all")), ("network", ("network", "ls"))):
-            for line in self.engine.docker(*listing, *flags, "--format", shown).splitlines():
+        flags = ("--filter", f"label={LABEL_HOST}={self.host_id}", "--format")
+        listings = (
+            ("container", "ID", ("ps", "--all", "--no-trunc")),
+            ("network", "ID", ("network", "ls", "--no-trunc")),
+            ("volume", "Name", ("volume", "ls")),
+        )
+        for kind, id_field, listing in listings:
+            shown = f'{{{{.{id_field}}}}} {{{{.Label "{LABEL_INSTANCE}"}}}}'
+            for line in self.engine.docker(*listing, *flags, shown).splitlines():
                 id_, _, instance = line.partition(" ")
                 if instance not in instances:
                     theirs.append(f"{kind} {id_}")

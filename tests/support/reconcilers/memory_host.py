@@ -38,6 +38,7 @@ from toolbox_dtma.wire import (
     ToolApproval,
     ToolSummary,
     Usage,
+    VolumePolicy,
     canonical_hash,
 )
 from toolbox_operator.hosts.api import (
@@ -91,6 +92,10 @@ class Machine:
     """What becomes of instances; None: they do what their spec says."""
     too_old_for: frozenset[str] = frozenset()
     """Members of a grant's JSON that this host does not know."""
+    too_old_for_instances_with: frozenset[str] = frozenset()
+    """The same of an instance's."""
+    volumes: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """Instance ids, and names of volumes they have, or left."""
     restarts: int = 0
     tools: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TOOLS, "1"))
     """What servers list: names, and what stands for their definitions."""
@@ -172,6 +177,13 @@ class Machine:
             content_hash=canonical_hash(grant),
             programmed=self.acked[uid],
         )
+
+    def refuse_unknown(self, body: Grant | DesiredInstance) -> None:
+        """As a host does that is too old for what is in a request."""
+        foreign = self.too_old_for if isinstance(body, Grant) else self.too_old_for_instances_with
+        if unknown := sorted(foreign & body.model_dump(by_alias=True).keys()):
+            detail = "; ".join(f"body.{name}: Extra inputs are not permitted" for name in unknown)
+            raise HostProblem(ProblemCode.INVALID, detail)
 
     def drop(self, instance_id: str) -> None:
         """Forget an instance and its grants."""
@@ -347,8 +359,10 @@ class FakeHost:
             raise HostProblem(ProblemCode.DELETED, "deleted")
         if held is not None and held.uid == desired.uid and desired.generation < held.generation:
             raise HostProblem(ProblemCode.STALE_GENERATION, "newer generation held")
+        machine.refuse_unknown(desired)
         if held != desired:
             machine.desired[instance_id] = desired
+            machine.volumes |= {(instance_id, volume.name) for volume in desired.volumes}
             machine.observe(instance_id)
         self._leave(f"put_instance {desired.name}")
         return machine.reports[instance_id]
@@ -357,7 +371,9 @@ class FakeHost:
         self._enter("get_instance")
         return self.machine.reports.get(instance_id)
 
-    async def delete_instance(self, instance_id: str, *, uid: str, namespace: str, name: str) -> None:
+    async def delete_instance(
+        self, instance_id: str, *, uid: str, namespace: str, name: str, volume_policy: VolumePolicy | None = None
+    ) -> None:
         self._mutate(f"delete_instance {name}")
         machine = self.machine
         held = machine.desired.get(instance_id)
@@ -366,6 +382,8 @@ class FakeHost:
         machine.buried.add(("instance", uid))
         if held is not None and held.uid == uid:
             machine.drop(instance_id)
+            if (volume_policy or held.volume_policy) is VolumePolicy.DELETE:
+                machine.volumes = {volume for volume in machine.volumes if volume[0] != instance_id}
         self._leave(f"delete_instance {name}")
 
     async def put_grant(self, uid: str, grant: Grant) -> GrantReport:
@@ -373,9 +391,7 @@ class FakeHost:
         machine = self.machine
         if ("grant", uid) in machine.buried:
             raise HostProblem(ProblemCode.DELETED, "deleted")
-        if unknown := sorted(machine.too_old_for & grant.model_dump(by_alias=True).keys()):
-            detail = "; ".join(f"body.{name}: Extra inputs are not permitted" for name in unknown)
-            raise HostProblem(ProblemCode.INVALID, detail)
+        machine.refuse_unknown(grant)
         if grant.instance not in machine.desired:
             raise HostProblem(ProblemCode.INSTANCE_UNKNOWN, "no such instance")
         held = machine.grants.get(uid)

@@ -77,6 +77,8 @@ def test_computed_defaults_are_not_schema_defaults() -> None:
         ".spec.sharing.namespaces",
         ".spec.sharing.namespaces.from",
         ".spec.state",
+        ".spec.volumePolicy",
+        ".spec.volumes[].readOnly",
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from support.dtma.host import grant_body
-from toolbox_dtma.wire import Expose, Grant, GrantLimits, NameFilter, canonical_hash
+from support.dtma.host import grant_body, instance_body
+from toolbox_dtma.wire import DesiredInstance, Expose, Grant, GrantLimits, NameFilter, canonical_hash
 from toolbox_dtma.wire.base import DnsLabel, Request, Uid
 from toolbox_dtma.wire.grants import Credential
 
@@ -82,3 +82,14 @@ def test_limits_and_each_filter_change_the_hash() -> None:
     assert len({canonical_hash(grant) for grant in (plain, *changed)}) == 1 + len(changed)
     for grant in changed:
         assert Grant.model_validate_json(grant.model_dump_json(by_alias=True)) == grant
+
+
+def test_a_host_of_before_volumes_is_not_told_of_them_where_there_are_none() -> None:
+    plain = DesiredInstance.model_validate(instance_body())
+    told = plain.model_dump(mode="json", by_alias=True)
+    assert not {"volumes", "volumePolicy"} & told.keys()
+    for changes in ({"volumes": [{"name": "data", "mountPath": "/data"}]}, {"volumePolicy": "Retain"}):
+        changed = DesiredInstance.model_validate(instance_body(**changes))
+        (member,) = changes
+        assert changed.model_dump(mode="json", by_alias=True).keys() - told.keys() == {member}
+        assert DesiredInstance.model_validate_json(changed.model_dump_json(by_alias=True)) == changed

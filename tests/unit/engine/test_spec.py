@@ -31,6 +31,7 @@ def config(**changes: Any) -> dict[str, Any]:
         {"security": {"run_as_user": 1000}},
         {"security": {"read_only_root_filesystem": False}},
         {"restart_token": "again"},
+        {"volumes": ({"name": "data", "mount_path": "/data"},)},
     ],
 )
 def test_what_shapes_a_container_changes_the_hash(change: dict[str, Any]) -> None:
@@ -49,10 +50,26 @@ def test_what_shapes_a_container_changes_the_hash(change: dict[str, Any]) -> Non
         {"expose": {"tools": {"allow": []}}},
         {"registry_credentials": ({"registry": "registry.example.com", "username": "u", "password": "p"},)},
         {"limits": {"memory_bytes": 512 * 1024 * 1024}},
+        {"volume_policy": "Retain"},
     ],
 )
 def test_what_does_not_shape_a_container_keeps_the_hash(change: dict[str, Any]) -> None:
     assert spec_hash(desired_instance(**change), KEY) == spec_hash(desired_instance(), KEY)
+
+
+def test_each_member_of_a_volume_shapes_the_container_and_the_order_of_volumes_does_not() -> None:
+    data, cache = {"name": "data", "mount_path": "/data"}, {"name": "cache", "mount_path": "/cache"}
+    different: list[tuple[dict[str, Any], ...]] = [
+        (),
+        (data,),
+        (data | {"read_only": True},),
+        (data | {"mount_path": "/other"},),
+        (data | {"name": "other"},),
+        (data, cache),
+    ]
+    assert len({spec_hash(desired_instance(volumes=volumes), KEY) for volumes in different}) == len(different)
+    turned = desired_instance(volumes=(cache, data))
+    assert spec_hash(turned, KEY) == spec_hash(desired_instance(volumes=(data, cache)), KEY)
 
 
 def test_env_values_are_in_the_hash_but_cannot_be_guessed_without_the_key() -> None:
@@ -98,6 +115,19 @@ def test_nothing_of_the_host_is_passed_through() -> None:
     assert not refused & request["HostConfig"].keys()
     assert "ExposedPorts" not in request
     assert request["HostConfig"]["Privileged"] is False
+
+
+def test_a_mount_is_a_volume_of_the_hosts_own_and_nothing_else() -> None:
+    volumes = ({"name": "data", "mount_path": "/data"}, {"name": "seed", "mount_path": "/seed", "read_only": True})
+    host = config(volumes=volumes)["HostConfig"]
+    assert "Binds" not in host
+    assert [(mount["Type"], mount["Target"], mount["ReadOnly"]) for mount in host["Mounts"]] == [
+        ("volume", "/data", False),
+        ("volume", "/seed", True),
+    ]
+    for mount in host["Mounts"]:
+        assert mount["Source"].startswith(NAMES.volume_prefix) and "/" not in mount["Source"]
+        assert mount["VolumeOptions"] == {"NoCopy": True}
 
 
 def test_an_image_keeps_its_command_and_user_unless_told_otherwise() -> None:

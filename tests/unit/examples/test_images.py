@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -14,13 +15,17 @@ from localstack import recipes
 IMAGES = recipes.CONTEXTS
 
 
-@pytest.fixture(scope="module")
-def hello() -> ModuleType:
+def loaded_hello() -> ModuleType:
     spec = importlib.util.spec_from_file_location("hello_server", IMAGES / "hello" / "server.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hello() -> ModuleType:
+    return loaded_hello()
 
 
 async def test_hello_has_the_tools_that_the_quickstart_names(hello: ModuleType) -> None:
@@ -35,6 +40,19 @@ async def test_hello_answers_calls_with_text_and_with_structured_content(hello: 
         assert greeted.structured_content == {"result": "Hello, Ada!"}
         counted = await client.call_tool("word_count", {"text": "one two\nthree"})
         assert counted.structured_content == {"words": 3, "characters": 13, "lines": 2}
+
+
+async def test_hello_keeps_notes_where_it_is_told_to_and_finds_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes.txt"))
+    async with Client(loaded_hello().server) as client:
+        assert (await client.call_tool("recall")).structured_content == {"result": []}
+        await client.call_tool("remember", {"note": "first"})
+        assert (await client.call_tool("remember", {"note": "two\nlines"})).is_error
+    async with Client(loaded_hello().server) as client:
+        await client.call_tool("remember", {"note": "zweite ö"})
+        assert (await client.call_tool("recall")).structured_content == {"result": ["first", "zweite ö"]}
 
 
 async def test_hello_tells_the_agent_why_a_tool_failed(hello: ModuleType) -> None:
