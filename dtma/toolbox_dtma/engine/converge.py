@@ -17,6 +17,7 @@ from toolbox_dtma.engine.memory import Memory, same_request
 from toolbox_dtma.engine.models import Container
 from toolbox_dtma.engine.observe import Observed, as_seen, observe, without_sight
 from toolbox_dtma.engine.plan import Do, Situation, Step, decide, newest
+from toolbox_dtma.engine.spares import Spares
 from toolbox_dtma.engine.spec import container_config, spec_hash
 from toolbox_dtma.engine.world import World
 from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceReason, InstanceState
@@ -38,6 +39,7 @@ class Converger:
         self.id = instance_id
         self._world = world
         self._memory = Memory(instance_id, world.ledger)
+        self._spares = Spares(world.networks, world.timings.retry_max, world.clock)
         self._wanted: Wanted | None = None
         self._removing = False
         self._removals: list[asyncio.Future[None]] = []
@@ -163,7 +165,7 @@ class Converger:
         self._failure, self._failures, self._retry_at, self._last_step = None, 0, 0.0, None
         if step.do is Do.SETTLE:
             await self._report(observed, step, step.container)
-            return None
+            return self._spares.pause(observed.spares)
         if step.container is not None:
             step = await self._explained(step, step.container)
         await self._report(observed, step, step.container)
@@ -194,6 +196,7 @@ class Converger:
             stopped_by_us=memory.stopped_by_us,
             restart_at=memory.restart_at,
             now=now,
+            spare_network=self._spares.due(observed.spares),
         )
 
     def _new_name(self, desired: DesiredInstance, image_id: str) -> str:
@@ -208,7 +211,8 @@ class Converger:
                 await self._unless_outdated(self._pull(observed.wanted.desired, reference), observed.wanted, reference)
             case Do.MAKE_NETWORK:
                 async with actions:
-                    await self._world.networks.make(self.id, observed.wanted.owner)
+                    wanted = observed.wanted
+                    await self._world.networks.make(self.id, wanted.owner, wanted.desired.security.egress)
             case Do.CREATE:
                 async with actions:
                     await self._create(observed, situation)
@@ -224,6 +228,9 @@ class Converger:
             case Do.REMOVE if target is not None:
                 async with actions:
                     await client.remove(target.id)
+            case Do.REMOVE_NETWORK:
+                async with actions:
+                    await self._spares.remove(observed.spares)
             case _:
                 raise AssertionError(f"no action for {step.do}")
 

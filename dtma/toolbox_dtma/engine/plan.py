@@ -42,6 +42,8 @@ class Situation:
     restart_at: float
     """Monotonic time before which an exited container is left alone."""
     now: float
+    spare_network: bool
+    """A network that no container of the instance is on, nor should be, is to be removed now."""
 
 
 class Do(StrEnum):
@@ -58,6 +60,8 @@ class Do(StrEnum):
     STOP = "stop"
     UNPAUSE = "unpause"
     REMOVE = "remove"
+    REMOVE_NETWORK = "remove network"
+    """One that a change of egress left behind, or that is not as this host makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +122,14 @@ def _towards_stopped(at: Situation) -> Step:
     for item in at.candidates:
         if kept is None or item.container.id != kept.id:
             return Step(Do.REMOVE, InstancePhase.STOPPED, InstanceReason.STOPPED, item.container)
+    if at.spare_network:
+        return Step(Do.REMOVE_NETWORK, InstancePhase.STOPPED, InstanceReason.STOPPED, kept)
     return Step(Do.SETTLE, InstancePhase.STOPPED, InstanceReason.STOPPED, kept)
 
 
 def _towards_created(at: Situation) -> Step:
     if not at.has_network:
-        return Step(
-            Do.MAKE_NETWORK,
-            InstancePhase.PENDING,
-            InstanceReason.CREATING,
-            newest(at.candidates),
-            "Creating the network.",
-        )
+        return _towards_network(at, newest(at.candidates))
     for item in at.candidates:
         status = item.container.state.status
         # Never started and outdated already, half gone, or unusable under the very name the new one gets.
@@ -138,6 +138,16 @@ def _towards_created(at: Situation) -> Step:
     return Step(
         Do.CREATE, InstancePhase.PENDING, InstanceReason.CREATING, newest(at.candidates), "Creating the container."
     )
+
+
+def _towards_network(at: Situation, shown: Container | None) -> Step:
+    # One that is of no use may have the very name.
+    do, message = (
+        (Do.REMOVE_NETWORK, "Removing a network that cannot be used.")
+        if at.spare_network
+        else (Do.MAKE_NETWORK, "Creating the network.")
+    )
+    return Step(do, InstancePhase.PENDING, InstanceReason.CREATING, shown, message)
 
 
 def _clear_away(container: Container, message: str) -> Step:
@@ -152,8 +162,10 @@ def _clear_away(container: Container, message: str) -> Step:
 def _towards_running(at: Situation, match: Container) -> Step:
     starting, reason = InstancePhase.STARTING, InstanceReason.STARTING
     if not at.has_network:
-        return Step(Do.MAKE_NETWORK, InstancePhase.PENDING, InstanceReason.CREATING, match, "Creating the network.")
+        return _towards_network(at, match)
     match match.state.status:
+        case "running" if at.spare_network:
+            return Step(Do.REMOVE_NETWORK, starting, reason, match)
         case "running":
             return Step(Do.SETTLE, starting, reason, match)
         case "paused":

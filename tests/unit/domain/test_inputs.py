@@ -132,3 +132,14 @@ def test_defaults_are_filled_in_and_quantities_become_numbers() -> None:
     assert (desired.limits.memory_bytes, desired.limits.cpu_millis, desired.limits.pids) == (256 * 2**20, 500, 256)
     assert desired.security.run_as_user == 10001
     assert desired.security.read_only_root_filesystem
+
+
+def test_the_host_is_told_of_an_egress_only_where_it_is_not_the_default() -> None:
+    """An older host refuses a member it does not know: better than to let out more than was asked for."""
+    told: dict[str, Any] = {}
+    for egress in ("None", "Internet", "All"):
+        obj = server({"security": {"egress": egress}})
+        assert obj.spec is not None
+        desired = desired_instance(obj, obj.spec, Inputs((), ()))
+        told[egress] = desired.model_dump(mode="json", by_alias=True)["security"].get("egress")
+    assert told == {"None": "None", "Internet": None, "All": "All"}

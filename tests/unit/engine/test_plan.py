@@ -23,8 +23,20 @@ def situation(
     stopped_by_us: str | None = None,
     restart_at: float = 0.0,
     now: float = 100.0,
+    spare_network: bool = False,
 ) -> Situation:
-    return Situation(state, candidates, floating, resolved_image, has_network, new_name, stopped_by_us, restart_at, now)
+    return Situation(
+        state,
+        candidates,
+        floating,
+        resolved_image,
+        has_network,
+        new_name,
+        stopped_by_us,
+        restart_at,
+        now,
+        spare_network,
+    )
 
 
 def test_nothing_there_is_pulled_then_networked_then_created() -> None:
@@ -121,6 +133,24 @@ def test_a_container_of_a_lost_network_is_replaced() -> None:
     astray = candidate(container("exited"), on_network=False)
     assert matching(situation(astray)) is None
     assert decide(situation(astray)).do is Do.CREATE
+
+
+def test_a_network_that_was_left_goes_once_the_container_is_where_it_should_be() -> None:
+    old, new = candidate(container("running", id="a"), same_spec=False), candidate(container("created", id="b"))
+    assert decide(situation(old, new, spare_network=True)).do is Do.STOP
+    assert decide(situation(new, spare_network=True)).do is Do.START
+    for state, status in ((InstanceState.RUNNING, "running"), (InstanceState.STOPPED, "exited")):
+        there = candidate(container(status))
+        left = decide(situation(there, state=state, spare_network=True))
+        settled = decide(situation(there, state=state))
+        assert (left.do, settled.do) == (Do.REMOVE_NETWORK, Do.SETTLE)
+        assert (left.phase, left.reason, left.message) == (settled.phase, settled.reason, settled.message)
+
+
+def test_a_network_of_no_use_makes_room_for_the_one_to_make() -> None:
+    assert decide(situation(has_network=False, spare_network=True)).do is Do.REMOVE_NETWORK
+    made_for_it = candidate(container("exited"))
+    assert decide(situation(made_for_it, has_network=False, spare_network=True)).do is Do.REMOVE_NETWORK
 
 
 def test_an_unusable_container_under_the_new_name_makes_room_first() -> None:
