@@ -15,7 +15,7 @@ RESOLVED = "192.0.2.77"
 
 _DEADLINE = 20
 _SERVER = textwrap.dedent(
-    """
+    r"""
     import socket, sys, threading
     tcp = [socket.create_server(("", int(port))) for port in sys.argv[1:]]
     udp = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in tcp]
@@ -24,7 +24,7 @@ _SERVER = textwrap.dedent(
     def answer(sock):
         while True:
             connection, _ = sock.accept()
-            connection.sendall(b"far\\n")
+            connection.sendall(b"far\n")
             connection.close()
     def resolve(sock):
         while True:
