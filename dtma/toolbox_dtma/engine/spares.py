@@ -36,8 +36,11 @@ class Spares:
         return bool(spares) and self._clock() >= self._not_before
 
     def pause(self, spares: Sequence[InstanceNetwork]) -> float | None:
-        """Seconds until one is; none if there is none."""
-        return max(0.001, self._not_before - self._clock()) if spares else None
+        """How long to wait, where none was removed now; none for ever."""
+        if not spares:
+            return None
+        left = self._not_before - self._clock()
+        return left if left > 0 else self._retry
 
     async def remove(self, spares: Sequence[InstanceNetwork]) -> None:
         """Remove all that the engine lets go. Raises `EngineUnavailable`."""

@@ -42,6 +42,7 @@ def engine() -> Engine:
 async def test_they_are_removed_at_once_and_then_nothing_is_due(engine: Engine) -> None:
     spares = Spares(engine, 30.0, lambda: 100.0)
     assert spares.due((OLD,)) and not spares.due(())
+    assert spares.pause((OLD,)) == 30.0, "left for later, it is no reason to look again at once"
     await spares.remove((OLD, OTHER))
     assert engine.removed == ["mtb-old", "mtb-other"]
     assert spares.pause(()) is None
