@@ -16,7 +16,7 @@ from toolbox_dtma.engine.logs import read_tail
 from toolbox_dtma.engine.memory import Memory, same_request
 from toolbox_dtma.engine.models import Container
 from toolbox_dtma.engine.observe import Observed, as_seen, observe, without_sight
-from toolbox_dtma.engine.plan import Do, Situation, Step, decide, newest
+from toolbox_dtma.engine.plan import Do, Situation, Step, decide, newest, tidied
 from toolbox_dtma.engine.spares import Spares
 from toolbox_dtma.engine.spec import container_config, spec_hash
 from toolbox_dtma.engine.world import World
@@ -132,7 +132,7 @@ class Converger:
         observed = await observe(self._world, wanted)
         reference = await self._reference(observed)
         situation = self._situation(observed, reference)
-        step = decide(situation)
+        step = tidied(decide(situation), situation)
         if step.do in (Do.SETTLE, Do.AWAIT_RESTART):
             return await self._settle(observed, step)
         shown = step.container or newest(observed.candidates)

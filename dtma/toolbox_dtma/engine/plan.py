@@ -7,7 +7,7 @@ leaves a state this table knows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from toolbox_dtma.engine.models import Container
@@ -91,6 +91,11 @@ def decide(at: Situation) -> Step:
     return _towards_running(at, match)
 
 
+def tidied(step: Step, at: Situation) -> Step:
+    """The step; or, where nothing is left to do, the removal of a network that was left behind."""
+    return replace(step, do=Do.REMOVE_NETWORK) if step.do is Do.SETTLE and at.spare_network else step
+
+
 def matching(at: Situation) -> Container | None:
     """The container that already is what is desired; the furthest along if there are several."""
     found = [
@@ -122,8 +127,6 @@ def _towards_stopped(at: Situation) -> Step:
     for item in at.candidates:
         if kept is None or item.container.id != kept.id:
             return Step(Do.REMOVE, InstancePhase.STOPPED, InstanceReason.STOPPED, item.container)
-    if at.spare_network:
-        return Step(Do.REMOVE_NETWORK, InstancePhase.STOPPED, InstanceReason.STOPPED, kept)
     return Step(Do.SETTLE, InstancePhase.STOPPED, InstanceReason.STOPPED, kept)
 
 
@@ -164,8 +167,6 @@ def _towards_running(at: Situation, match: Container) -> Step:
     if not at.has_network:
         return _towards_network(at, match)
     match match.state.status:
-        case "running" if at.spare_network:
-            return Step(Do.REMOVE_NETWORK, starting, reason, match)
         case "running":
             return Step(Do.SETTLE, starting, reason, match)
         case "paused":

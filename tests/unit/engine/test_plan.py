@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from support.engine.objects import candidate, container
-from toolbox_dtma.engine.plan import Candidate, Do, Situation, decide, exit_message, matching
+from toolbox_dtma.engine.plan import Candidate, Do, Situation, decide, exit_message, matching, tidied
 from toolbox_dtma.wire import InstancePhase, InstanceReason, InstanceState
 
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
@@ -137,14 +138,19 @@ def test_a_container_of_a_lost_network_is_replaced() -> None:
 
 def test_a_network_that_was_left_goes_once_the_container_is_where_it_should_be() -> None:
     old, new = candidate(container("running", id="a"), same_spec=False), candidate(container("created", id="b"))
-    assert decide(situation(old, new, spare_network=True)).do is Do.STOP
-    assert decide(situation(new, spare_network=True)).do is Do.START
-    for state, status in ((InstanceState.RUNNING, "running"), (InstanceState.STOPPED, "exited")):
-        there = candidate(container(status))
-        left = decide(situation(there, state=state, spare_network=True))
-        settled = decide(situation(there, state=state))
-        assert (left.do, settled.do) == (Do.REMOVE_NETWORK, Do.SETTLE)
-        assert (left.phase, left.reason, left.message) == (settled.phase, settled.reason, settled.message)
+    for there, expected in (((old, new), Do.STOP), ((new,), Do.START)):
+        at = situation(*there, spare_network=True)
+        assert tidied(decide(at), at).do is expected
+    for state, status in (
+        (InstanceState.RUNNING, "running"),
+        (InstanceState.RUNNING, "restarting"),
+        (InstanceState.STOPPED, "exited"),
+    ):
+        at = situation(candidate(container(status)), state=state, spare_network=True)
+        settled = decide(at)
+        assert settled.do is Do.SETTLE
+        assert tidied(settled, at) == replace(settled, do=Do.REMOVE_NETWORK), "what is reported does not change"
+        assert tidied(settled, replace(at, spare_network=False)) == settled
 
 
 def test_a_network_of_no_use_makes_room_for_the_one_to_make() -> None:
