@@ -17,7 +17,8 @@ from toolbox_dtma.engine.logs import read_tail
 from toolbox_dtma.engine.memory import Memory, same_request
 from toolbox_dtma.engine.models import Container
 from toolbox_dtma.engine.observe import Observed, as_seen, deployment_seen, observe, without_sight
-from toolbox_dtma.engine.plan import Do, Situation, Step, decide, newest
+from toolbox_dtma.engine.plan import Do, Situation, Step, decide, newest, tidied
+from toolbox_dtma.engine.spares import Spares
 from toolbox_dtma.engine.spec import container_config, spec_hash
 from toolbox_dtma.engine.world import World
 from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceReason, InstanceState
@@ -39,6 +40,7 @@ class Converger:
         self.id = instance_id
         self._world = world
         self._memory = Memory(instance_id, world.ledger)
+        self._spares = Spares(world.networks, world.timings.retry_max, world.clock)
         self._wanted: Wanted | None = None
         self._removing = False
         self._spent: Holder | None = None
@@ -138,7 +140,7 @@ class Converger:
         reference = await self._reference(observed)
         await self._check_image(observed, reference)
         situation = self._situation(observed, reference)
-        step = self._decided(observed, situation)
+        step = tidied(self._decided(observed, situation), situation)
         if step.do in (Do.SETTLE, Do.AWAIT_RESTART):
             return await self._settle(observed, step)
         shown = step.container or newest(observed.candidates)
@@ -187,7 +189,7 @@ class Converger:
         self._failure, self._failures, self._retry_at, self._last_step = None, 0, 0.0, None
         if step.do is Do.SETTLE:
             await self._report(observed, step, step.container)
-            return None
+            return self._spares.pause(observed.spares)
         if step.container is not None:
             step = await self._explained(step, step.container)
         await self._report(observed, step, step.container)
@@ -219,6 +221,7 @@ class Converger:
             stopped_by_us=memory.stopped_by_us,
             restart_at=memory.restart_at,
             now=now,
+            spare_network=self._spares.due(observed.spares),
         )
 
     # Acting
@@ -230,8 +233,8 @@ class Converger:
                 await self._unless_outdated(self._pull(observed.wanted.desired, reference), observed.wanted, reference)
             case Do.MAKE_NETWORK:
                 async with actions:
-                    prefix = prefix_for(observed.wanted.desired)
-                    await self._world.networks.make(self.id, observed.wanted.owner, prefix)
+                    wanted, desired = observed.wanted, observed.wanted.desired
+                    await self._world.networks.make(self.id, wanted.owner, desired.security.egress, prefix_for(desired))
             case Do.REPLACE_NETWORK:
                 await self._world.sessions.clear(self.id)
                 await self._world.networks.remove(self.id)
@@ -250,6 +253,9 @@ class Converger:
             case Do.REMOVE if target is not None:
                 async with actions:
                     await client.remove(target.id)
+            case Do.REMOVE_NETWORK:
+                async with actions:
+                    await self._spares.remove(observed.spares)
             case _:
                 raise AssertionError(f"no action for {step.do}")
 

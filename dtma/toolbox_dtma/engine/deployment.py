@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from toolbox_dtma.engine.api import Wanted
 from toolbox_dtma.engine.networks import SUBNET_PREFIX, InstanceNetwork, sessions_prefix
-from toolbox_dtma.engine.plan import Candidate, Do, Situation, Step, clear_away
+from toolbox_dtma.engine.plan import Candidate, Do, Situation, Step, clear_away, towards_network
 from toolbox_dtma.engine.spec import spec_hash
 from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceReason, InstanceState
 
@@ -77,7 +77,7 @@ def decide_deployment(at: Situation, *, fitting: bool) -> Step:
             Do.REPLACE_NETWORK, InstancePhase.PENDING, InstanceReason.CREATING, message="Making a larger network."
         )
     if not at.has_network:
-        return Step(Do.MAKE_NETWORK, InstancePhase.PENDING, InstanceReason.CREATING, message="Creating the network.")
+        return towards_network(at, None)
     return Step(Do.SETTLE, InstancePhase.STARTING, InstanceReason.STARTING)
 
 

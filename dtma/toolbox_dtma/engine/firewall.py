@@ -1,8 +1,8 @@
-"""The firewall around containers: they reach the internet and their resolvers, and nothing else.
+"""The firewall around containers: they reach what the egress of their network lets them reach, and nothing else.
 
-Rules match this host's bridges by name prefix, so a new container needs no new rule. They stand in two chains of
-this host, which one jump each hooks into INPUT and into DOCKER-USER (FORWARD for IPv6, or where Docker has no
-DOCKER-USER). Every change is one iptables-restore transaction: there is no moment with half of them.
+Rules match this host's bridges by name prefix, which tells the egress too, so a new container needs no new rule. They
+stand in two chains of this host, which one jump each hooks into INPUT and into DOCKER-USER (FORWARD for IPv6, or where
+Docker has no DOCKER-USER). Every change is one iptables-restore transaction: there is no moment with half of them.
 """
 
 from __future__ import annotations
@@ -18,35 +18,41 @@ import structlog
 
 from toolbox_dtma.engine.failures import Failure
 from toolbox_dtma.engine.names import ANY_BRIDGE, HostNames
-from toolbox_dtma.wire import InstanceReason
+from toolbox_dtma.wire import Egress, InstanceReason
 
 log = structlog.stdlib.get_logger(__name__)
 
 Family = Literal["v4", "v6"]
 Address = IPv4Address | IPv6Address
 
-_REFUSED: dict[Family, tuple[str, ...]] = {
+_NEVER: dict[Family, tuple[str, ...]] = {
     "v4": (
         "169.254.0.0/16",  # cloud metadata
         "168.63.129.16/32",  # a cloud's host agent on a public address
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "100.64.0.0/10",
-        "192.0.0.0/24",
-        "198.18.0.0/15",
+        "100.100.100.200/32",  # cloud metadata on a shared address (RFC 6598)
+        "192.0.0.0/24",  # protocol assignments; one cloud has its metadata there
         "224.0.0.0/4",
     ),
-    "v6": (
-        "fd00:ec2::254/128",  # cloud metadata; inside the next, named because it must stay if that goes
-        "fc00::/7",
-        "fe80::/10",
-        "ff00::/8",
-    ),
+    # Cloud metadata, three times inside fc00::/7.
+    "v6": ("fd00:ec2::254/128", "fd20:ce::254/128", "fd00:42::42/128", "fe80::/10", "ff00::/8"),
 }
-"""Destinations no container reaches, in the order of the rules."""
+"""Destinations no container reaches."""
 
-_ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+_PRIVATE: dict[Family, tuple[str, ...]] = {
+    "v4": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15"),
+    "v6": ("fc00::/7",),
+}
+"""Destinations that take `Egress.ALL`."""
+
+_REJECT: dict[Family, str] = {
+    "v4": "-j REJECT --reject-with icmp-port-unreachable",
+    "v6": "-j REJECT --reject-with icmp6-port-unreachable",
+}
+"""Where nothing can be reached, a program learns so at once instead of waiting."""
+
+_ANSWERS = "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
+"""What a container says on connections that it did not open. Of those it did, every packet is judged: whoever gets an
+address next would else inherit what the one before was allowed."""
 _ATTEMPTS = 3
 
 
@@ -88,15 +94,26 @@ class Rules:
     def _input(self) -> tuple[str, ...]:
         chain = self.names.input_chain
         # RETURN instead of ACCEPT: the host's own rules go on deciding about what we have no opinion on.
-        return (f"-A {chain} {_ESTABLISHED}", *self._dns(chain), f"-A {chain} -j DROP")
+        return (
+            f"-A {chain} {_ANSWERS}",
+            f"-A {chain} -i {self.names.bridges(Egress.NONE)} {_REJECT[self.family]}",
+            *self._dns(chain),
+            f"-A {chain} -j DROP",
+        )
 
     def _forward(self) -> tuple[str, ...]:
         chain = self.names.forward_chain
+        unrestricted = self.names.bridges(Egress.ALL)
         return (
-            f"-A {chain} {_ESTABLISHED}",
+            f"-A {chain} -i {self.names.bridges(Egress.NONE)} {_REJECT[self.family]}",
             f"-A {chain} -o {ANY_BRIDGE} -j DROP",
+            f"-A {chain} {_ANSWERS}",
             *self._dns(chain),
-            *(f"-A {chain} -d {destination} -j DROP" for destination in _REFUSED[self.family]),
+            *(f"-A {chain} -d {destination} -j DROP" for destination in _NEVER[self.family]),
+            # Led elsewhere by this machine: a published port, so the host by another name.
+            f"-A {chain} -i {unrestricted} -m conntrack --ctstate DNAT -j DROP",
+            f"-A {chain} -i {unrestricted} -j RETURN",
+            *(f"-A {chain} -d {destination} -j DROP" for destination in _PRIVATE[self.family]),
         )
 
 

@@ -138,6 +138,8 @@ class Network(_Docker):
     created: str = ""
     labels: Labels = {}
     ipam: Annotated[Ipam, Field(alias="IPAM")] = Ipam()
+    internal: bool = False
+    options: Labels = {}
 
     @property
     def subnets(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from toolbox_dtma.engine.api import Holder
+from toolbox_dtma.wire import Egress
 
 LABEL_HOST = "magictoolbox.dev/host"
 """The hostId. Nothing without it, with this host's value, is ever written to."""
@@ -39,6 +40,9 @@ LABEL_POOL = "magictoolbox.dev/pool"
 ANY_BRIDGE = "mtb+"
 """Every bridge of every host on this machine, as iptables writes an interface prefix."""
 
+_MARKS = {Egress.INTERNET: "", Egress.ALL: "p", Egress.NONE: "n"}
+"""What a bridge's name has between its host's prefix and its index. No hexadecimal digits: a prefix names one kind."""
+
 
 @dataclass(frozen=True)
 class HostNames:
@@ -56,9 +60,17 @@ class HostNames:
         """What every bridge interface of this host begins with."""
         return f"mtb{self.tag}"
 
-    def bridge(self, index: int) -> str:
+    def bridge(self, index: int, egress: Egress) -> str:
         """Interface name (at most 15 characters) of the network that uses subnet `index` of the pool."""
-        return f"{self.bridge_prefix}{index:03x}"
+        return f"{self.bridge_prefix}{_MARKS[egress]}{index:03x}"
+
+    def is_bridge(self, name: str, egress: Egress) -> bool:
+        """Whether a bridge has a name that this host gives to networks of this kind."""
+        return re.fullmatch(f"{self.bridge_prefix}{_MARKS[egress]}[0-9a-f]{{3}}", name) is not None
+
+    def bridges(self, egress: Egress) -> str:
+        """All bridges of a kind, as iptables writes an interface prefix; of `INTERNET`, those of all kinds."""
+        return f"{self.bridge_prefix}{_MARKS[egress]}+"
 
     @property
     def input_chain(self) -> str:
@@ -70,9 +82,10 @@ class HostNames:
         """Chain that guards everything behind the host."""
         return f"MTB-{self.tag}-FWD"
 
-    def network(self, instance_id: str) -> str:
-        """Name of an instance's network."""
-        return f"mtb-{self.tag}-{instance_id}"
+    def network(self, instance_id: str, egress: Egress) -> str:
+        """Name of an instance's network; during a change of egress it has one of each kind."""
+        kind = "" if egress is Egress.INTERNET else f"-{egress.lower()}"
+        return f"mtb-{self.tag}-{instance_id}{kind}"
 
     def container(self, instance_id: str, name: str, spec_hash: str, image_id: str) -> str:
         """Name of the container of an instance with this spec and image; never the bare name of the object.

@@ -13,10 +13,11 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 from pathlib import Path
 
 from toolbox_dtma.engine.client import DockerClient
+from toolbox_dtma.engine.egress import egress_of, network_options
 from toolbox_dtma.engine.failures import DockerRefused, Failure, network_failure
 from toolbox_dtma.engine.models import Network
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_OWNER, LABEL_POOL, HostNames
-from toolbox_dtma.wire import InstanceReason
+from toolbox_dtma.wire import Egress, InstanceReason
 
 RANGE = IPv4Network("10.192.0.0/10")
 AVOIDED = (IPv4Network("10.244.0.0/16"), IPv4Network("10.255.0.0/16"))
@@ -38,6 +39,8 @@ class InstanceNetwork:
     id: str
     name: str
     subnet: IPv4Network
+    egress: Egress | None
+    """None for a network that was not made by this host, though it has its labels: no container belongs there."""
 
     @property
     def address(self) -> str:
@@ -115,19 +118,17 @@ class Networks:
         self._reserved = reserved
         self._allocating = asyncio.Lock()
 
-    async def find(self, instance_id: str) -> InstanceNetwork | None:
-        """The instance's network. Should a lost answer have left two, the oldest."""
-        found = [
+    async def of(self, instance_id: str) -> tuple[InstanceNetwork, ...]:
+        """The instance's networks, the oldest first: one, but after a change of egress or a lost answer."""
+        listed = await self._client.networks(self._names.labels(instance_id))
+        return tuple(
             parsed
-            for network in sorted(
-                await self._client.networks(self._names.labels(instance_id)), key=lambda item: (item.created, item.id)
-            )
-            if (parsed := _instance_network(network)) is not None
-        ]
-        return found[0] if found else None
+            for network in sorted(listed, key=lambda item: (item.created, item.id))
+            if (parsed := self._instance_network(network)) is not None
+        )
 
-    async def make(self, instance_id: str, owner: str, prefix: int = SUBNET_PREFIX) -> InstanceNetwork:
-        """Create the instance's network with a subnet of this size. Raises `Failure`."""
+    async def make(self, instance_id: str, owner: str, egress: Egress, prefix: int = SUBNET_PREFIX) -> InstanceNetwork:
+        """Create the instance's network, of this kind and with a subnet of this size. Raises `Failure`."""
         # Held during the call to Docker, so that two instances never try the same subnet.
         async with self._allocating:
             refused_subnets: list[IPv4Network] = []
@@ -142,7 +143,7 @@ class Networks:
                         f"Of the host's {1 << (prefix - POOL_PREFIX)} subnets of the size /{prefix} none is free.",
                     )
                 try:
-                    return await self._create(instance_id, owner, pool, index, subnet)
+                    return await self._create(instance_id, owner, egress, pool, index, subnet)
                 except DockerRefused as refused:
                     if "overlap" not in refused.message.lower():
                         raise network_failure(refused) from refused
@@ -154,6 +155,10 @@ class Networks:
         """Remove the instance's networks. Raises `DockerRefused` while something is attached."""
         for network in await self._client.networks(self._names.labels(instance_id)):
             await self._client.remove_network(network.id)
+
+    async def discard(self, network: InstanceNetwork) -> None:
+        """Remove one network. Raises `DockerRefused` while something is attached."""
+        await self._client.remove_network(network.id)
 
     def _pool(self, existing: Sequence[Network]) -> IPv4Network:
         for network in existing:
@@ -170,9 +175,9 @@ class Networks:
         return [route for route in (*self._routes(), *self._reserved()) if not pool.subnet_of(route)]
 
     async def _create(
-        self, instance_id: str, owner: str, pool: IPv4Network, index: int, subnet: IPv4Network
+        self, instance_id: str, owner: str, egress: Egress, pool: IPv4Network, index: int, subnet: IPv4Network
     ) -> InstanceNetwork:
-        name = self._names.network(instance_id)
+        name = self._names.network(instance_id, egress)
         network_id = await self._client.create_network(
             {
                 "Name": name,
@@ -185,21 +190,18 @@ class Networks:
                     "Driver": "default",
                     "Config": [{"Subnet": str(subnet), "Gateway": str(subnet.network_address + 1)}],
                 },
-                "Options": {
-                    "com.docker.network.bridge.name": self._names.bridge(index),
-                    "com.docker.network.bridge.enable_icc": "false",
-                    "com.docker.network.bridge.enable_ip_masquerade": "true",
-                },
             }
+            | network_options(self._names, index, egress)
         )
-        return InstanceNetwork(network_id, name, subnet)
+        return InstanceNetwork(network_id, name, subnet, egress)
+
+    def _instance_network(self, network: Network) -> InstanceNetwork | None:
+        subnets = _v4((network,))
+        if not subnets:
+            return None
+        return InstanceNetwork(network.id, network.name, subnets[0], egress_of(network, self._names))
 
 
 def _v4(networks: Iterable[Network]) -> list[IPv4Network]:
     parsed = (ip_network(text, strict=False) for network in networks for text in network.subnets)
     return [subnet for subnet in parsed if isinstance(subnet, IPv4Network)]
-
-
-def _instance_network(network: Network) -> InstanceNetwork | None:
-    subnets = _v4((network,))
-    return InstanceNetwork(network.id, network.name, subnets[0]) if subnets else None

@@ -23,13 +23,17 @@ class Observed:
     wanted: Wanted
     candidates: tuple[Candidate, ...]
     network: InstanceNetwork | None
+    """The network of the kind that is desired."""
+    spares: tuple[InstanceNetwork, ...]
+    """The instance's other networks that no container of it is on."""
 
 
 async def observe(world: World, wanted: Wanted) -> Observed:
     """Ask the engine. Raises `EngineUnavailable`."""
     listed = await world.client.containers(world.names.labels(wanted.id))
     inspected = [await world.client.container(item.id) for item in listed if LABEL_SESSION not in item.labels]
-    network = await world.networks.find(wanted.id)
+    networks = await world.networks.of(wanted.id)
+    network = next((item for item in networks if item.egress is wanted.desired.security.egress), None)
     candidates = tuple(
         Candidate(
             container,
@@ -39,7 +43,17 @@ async def observe(world: World, wanted: Wanted) -> Observed:
         for container in inspected
         if container is not None
     )
-    return Observed(wanted, candidates, network)
+    containers = [item.container for item in candidates]
+    spares = tuple(item for item in networks if item is not network and not any(_attached(c, item) for c in containers))
+    return Observed(wanted, candidates, network, spares)
+
+
+def _attached(container: Container, network: InstanceNetwork) -> bool:
+    # One that was never started names its network, and shows no id.
+    return any(
+        endpoint.network_id == network.id or (not endpoint.network_id and name == network.name)
+        for name, endpoint in container.network_settings.networks.items()
+    )
 
 
 def _on_network(container: Container, network: InstanceNetwork | None) -> bool:

@@ -7,7 +7,7 @@ leaves a state this table knows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from toolbox_dtma.engine.models import Container
@@ -42,6 +42,8 @@ class Situation:
     restart_at: float
     """Monotonic time before which an exited container is left alone."""
     now: float
+    spare_network: bool
+    """A network that no container of the instance is on, nor should be, is to be removed now."""
 
 
 class Do(StrEnum):
@@ -60,6 +62,8 @@ class Do(StrEnum):
     STOP = "stop"
     UNPAUSE = "unpause"
     REMOVE = "remove"
+    REMOVE_NETWORK = "remove network"
+    """One that a change of egress left behind, or that is not as this host makes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,11 @@ def decide(at: Situation) -> Step:
         if other.container.id != match.id:
             return clear_away(other.container, "Replacing the container.")
     return _towards_running(at, match)
+
+
+def tidied(step: Step, at: Situation) -> Step:
+    """The step; or, where nothing is left to do, the removal of a network that was left behind."""
+    return replace(step, do=Do.REMOVE_NETWORK) if step.do is Do.SETTLE and at.spare_network else step
 
 
 def matching(at: Situation) -> Container | None:
@@ -125,13 +134,7 @@ def _towards_stopped(at: Situation) -> Step:
 
 def _towards_created(at: Situation) -> Step:
     if not at.has_network:
-        return Step(
-            Do.MAKE_NETWORK,
-            InstancePhase.PENDING,
-            InstanceReason.CREATING,
-            newest(at.candidates),
-            "Creating the network.",
-        )
+        return towards_network(at, newest(at.candidates))
     for item in at.candidates:
         status = item.container.state.status
         # Never started and outdated already, half gone, or unusable under the very name the new one gets.
@@ -140,6 +143,17 @@ def _towards_created(at: Situation) -> Step:
     return Step(
         Do.CREATE, InstancePhase.PENDING, InstanceReason.CREATING, newest(at.candidates), "Creating the container."
     )
+
+
+def towards_network(at: Situation, shown: Container | None) -> Step:
+    """The next step towards a network, where there is none to use."""
+    # One that is of no use may have the very name.
+    do, message = (
+        (Do.REMOVE_NETWORK, "Removing a network that cannot be used.")
+        if at.spare_network
+        else (Do.MAKE_NETWORK, "Creating the network.")
+    )
+    return Step(do, InstancePhase.PENDING, InstanceReason.CREATING, shown, message)
 
 
 def clear_away(container: Container, message: str) -> Step:
@@ -155,7 +169,7 @@ def clear_away(container: Container, message: str) -> Step:
 def _towards_running(at: Situation, match: Container) -> Step:
     starting, reason = InstancePhase.STARTING, InstanceReason.STARTING
     if not at.has_network:
-        return Step(Do.MAKE_NETWORK, InstancePhase.PENDING, InstanceReason.CREATING, match, "Creating the network.")
+        return towards_network(at, match)
     match match.state.status:
         case "running":
             return Step(Do.SETTLE, starting, reason, match)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from toolbox_dtma.engine.api import Wanted
+from toolbox_dtma.engine.egress import name_resolution
 from toolbox_dtma.engine.names import LABEL_GENERATION, LABEL_OWNER, LABEL_SPEC_HASH, LABEL_UID, HostNames
 from toolbox_dtma.engine.volumes import mounts
 from toolbox_dtma.wire import DesiredInstance
@@ -91,7 +92,8 @@ def container_config(
             "NanoCpus": limits.cpu_millis * 1_000_000,
             "PidsLimit": limits.pids,
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
-        },
+        }
+        | name_resolution(security.egress),
         "NetworkingConfig": {"EndpointsConfig": {network: {"IPAMConfig": {"IPv4Address": address}}}},
     }
     if desired.command:

@@ -49,11 +49,32 @@ class Limits(Request):
     pids: Annotated[int, Field(ge=1, le=1_000_000)] = 256
 
 
+class Egress(StrEnum):
+    """What a container may open connections to; never its host, metadata services or other instances."""
+
+    NONE = "None"
+    """Nothing, and it resolves no names."""
+    INTERNET = "Internet"
+    """Public addresses, and the host's resolvers."""
+    ALL = "All"
+    """Private addresses besides."""
+
+
+def _as_ever(egress: Egress) -> bool:
+    return egress is Egress.INTERNET
+
+
 class Security(Request):
-    """Container security choices; everything else is fixed by the host."""
+    """Container security choices; everything else is fixed by the host.
+
+    >>> "egress" in Security().model_dump()
+    False
+    """
 
     read_only_root_filesystem: bool = True
     run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
+    egress: Annotated[Egress, Field(exclude_if=_as_ever)] = Egress.INTERNET
+    """A host that does not know it refuses the instance rather than give it more than was asked for."""
 
 
 class Sessions(Request):

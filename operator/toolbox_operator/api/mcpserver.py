@@ -101,6 +101,14 @@ class Resources(ApiModel):
     """Hard limits."""
 
 
+class Egress(StrEnum):
+    """What a server may open connections to."""
+
+    NONE = "None"
+    INTERNET = "Internet"
+    ALL = "All"
+
+
 class Security(ApiModel):
     """Security of the container; what is not here is fixed by the host."""
 
@@ -108,6 +116,8 @@ class Security(ApiModel):
     """Whether the container's root filesystem is read-only."""
     run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = None
     """User id the container runs as, never root; the image's own user when absent."""
+    egress: Egress = Egress.INTERNET
+    """What it may connect to: Internet (public addresses), All (private ones too), None. Never its host."""
 
 
 class RunState(StrEnum):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from toolbox_dtma.wire import (
     DesiredInstance,
+    Egress,
     EnvVar,
     Expose,
     InstanceState,
@@ -260,6 +261,7 @@ def desired_instance(server: ServerObject, spec: MCPServerSpec, inputs: Inputs) 
         security=Security(
             read_only_root_filesystem=spec.security.read_only_root_filesystem,
             run_as_user=spec.security.run_as_user,
+            egress=Egress(spec.security.egress.value),
         ),
         state=InstanceState(spec.state.value),
         expose=wire_expose(spec.expose),

@@ -12,7 +12,7 @@ import os
 import pytest
 
 from support.dtma_crashes.enumeration import Enumeration, Scene
-from support.dtma_crashes.owner import CONNECTIONS, DEPLOYMENT
+from support.dtma_crashes.owner import CONNECTIONS, DEPLOYMENT, EGRESS
 
 pytestmark = [
     pytest.mark.faults,
@@ -25,6 +25,17 @@ async def test_deploying_ends_in_the_same_world_after_whichever_write_dtma_is_ki
     with crash_scene.watched() as agents:
         enumeration = Enumeration(crash_scene, agents, DEPLOYMENT)
         await enumeration.run()
+    print(enumeration.summary)
+
+
+@pytest.mark.timeout(900)
+async def test_a_change_of_egress_ends_in_the_same_world_after_whichever_write_dtma_is_killed(
+    crash_scene: Scene,
+) -> None:
+    with crash_scene.watched() as agents:
+        enumeration = Enumeration(crash_scene, agents, EGRESS, spared=frozenset({"create", "delete"}))
+        await enumeration.run()
+    assert {name for name, kills in enumeration.fatal.items() if kills} == {"egress None", "egress All"}
     print(enumeration.summary)
 
 

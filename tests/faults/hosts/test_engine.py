@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import pytest
 
 from support.hosts.far_toolbox import FarToolbox
@@ -32,6 +37,58 @@ def test_a_killed_docker_is_told_of_and_servers_converge_to_one_container_each(f
     assert far.call(connection)
     jumps = [rule for rule in far.host.firewall() if rule.startswith(("-A INPUT", "-A DOCKER-USER")) and "MTB-" in rule]
     assert len(jumps) == 2
+
+
+class Outside(socketserver.BaseRequestHandler):
+    """Says where one is."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"out\n")
+
+
+@contextmanager
+def outside(address: str) -> Generator[int]:
+    """A port of this machine on the way to a host, which is private to that host."""
+    with socketserver.ThreadingTCPServer((address, 0), Outside) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_what_servers_reach_outlasts_docker_and_is_what_the_spec_says(far: FarToolbox) -> None:
+    address = str(far.host.link.subnet[1])
+    servers = {
+        "None": far.ready_server("none", security={"egress": "None"}),
+        "Internet": far.ready_server("internet"),
+        "All": far.ready_server("all", security={"egress": "All"}),
+    }
+
+    def reaching(port: int) -> set[str]:
+        shell = f"nc -w 2 {address} {port} </dev/null 2>&1; true"
+        said = {
+            egress: far.host.engine.docker("exec", far.container(server), "sh", "-c", shell).strip()
+            for egress, server in servers.items()
+        }
+        assert all(not words or words == "out" or words.startswith("nc:") for words in said.values()), said
+        return {egress for egress, words in said.items() if words == "out"}
+
+    with outside(address) as port:
+        assert reaching(port) == {"All"}
+        far.host.engine.kill()
+        far.world.await_condition(far.target, "Ready", "False", "EngineUnavailable")
+        far.host.engine.start()
+        for server in servers.values():
+            far.world.await_condition(server, "Ready", "True")
+        assert reaching(port) == {"All"}
+        far.world.patch(servers["All"], {"spec": {"security": {"egress": "None"}}})
+        far.world.patch(servers["None"], {"spec": {"security": {"egress": "All"}}})
+        for server in servers.values():
+            far.world.await_condition(server, "Ready", "True")
+        assert reaching(port) == {"None"}, "by the names they had at first"
 
 
 def test_a_stopped_docker_holds_up_its_own_host_only(far: FarToolbox) -> None:

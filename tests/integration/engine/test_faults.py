@@ -18,7 +18,7 @@ from support.engine.host import FAST, EngineHost, eventually, is_running
 from support.engine.images import docker
 from toolbox_dtma.engine.api import EngineUnavailable
 from toolbox_dtma.engine.docker import RemovalBlocked
-from toolbox_dtma.wire import InstancePhase, InstanceReason
+from toolbox_dtma.wire import Egress, InstancePhase, InstanceReason
 
 pytestmark = pytest.mark.integration
 
@@ -110,7 +110,7 @@ async def test_a_network_somebody_uses_blocks_removal_until_they_leave(
 ) -> None:
     host.want(instance)
     await host.running(instance)
-    guest = docker("run", "-d", "--network", host.names.network(instance), tiny_image, "sleep", "1000")
+    guest = docker("run", "-d", "--network", host.names.network(instance, Egress.INTERNET), tiny_image, "sleep", "1000")
     try:
         with pytest.raises(RemovalBlocked):
             await host.engine.remove(instance)

@@ -114,6 +114,13 @@ SCHEMA: tuple[SchemaCase, ...] = (
         served='spec.state: Unsupported value: "Paused"',
     ),
     SchemaCase(
+        "an egress that is not one of the choices",
+        SERVER,
+        {"spec.security.egress": "Private"},
+        "spec.security.egress: must be one of None, Internet, All",
+        served='spec.security.egress: Unsupported value: "Private"',
+    ),
+    SchemaCase(
         "a transport that is not supported",
         SERVER,
         {"spec.transport": "sse"},

@@ -22,6 +22,7 @@ from toolbox_dtma.engine.api import Holder
 from toolbox_dtma.wire import (
     Credential,
     DesiredInstance,
+    Egress,
     EnvVar,
     Expose,
     Grant,
@@ -237,6 +238,17 @@ async def _instance(owner: Owner) -> None:
     await owner.put_instance()
 
 
+async def _moved(owner: Owner) -> None:
+    await owner.put_instance()
+    # The network that was left goes once the server is there.
+    for _ in range(LOOKS):
+        if len(await asyncio.to_thread(owner.onlooker.networks)) == 1:
+            return
+        await owner.host.facts()
+        await asyncio.sleep(PAUSE)
+    raise NotYet("the host has another network than the one that is wanted")
+
+
 async def _revoke(owner: Owner) -> None:
     await owner.revoke(owner.life.connection)
 
@@ -291,6 +303,12 @@ DELETE = Step("delete", _nothing, _remove, ends=("c",))
 DEPLOYMENT = (
     CREATE,
     Step("update", _update, _instance),
+    Step("delete", _nothing, _remove, ends=("a",)),
+)
+EGRESS = (
+    CREATE,
+    Step("egress None", _wants(security=Security(egress=Egress.NONE)), _moved),
+    Step("egress All", _wants(security=Security(egress=Egress.ALL)), _moved),
     Step("delete", _nothing, _remove, ends=("a",)),
 )
 CONNECTIONS = (

@@ -72,6 +72,7 @@ def test_computed_defaults_are_not_schema_defaults() -> None:
         ".spec.expose.resources.allow",
         ".spec.expose.tools.allow",
         ".spec.security",
+        ".spec.security.egress",
         ".spec.security.readOnlyRootFilesystem",
         ".spec.sharing",
         ".spec.sharing.namespaces",

@@ -162,3 +162,14 @@ def test_a_host_that_knows_no_stdio_is_told_nothing_new_of_other_servers() -> No
     assert "sessions" not in desired.model_dump(by_alias=True)
     resolved = resolved_server(obj, obj.spec)
     assert (resolved.port, resolved.path, resolved.max_sessions, resolved.idle_timeout) == (3001, "/mcp", None, None)
+
+
+def test_the_host_is_told_of_an_egress_only_where_it_is_not_the_default() -> None:
+    """An older host refuses a member it does not know: better than to let out more than was asked for."""
+    told: dict[str, Any] = {}
+    for egress in ("None", "Internet", "All"):
+        obj = server({"security": {"egress": egress}})
+        assert obj.spec is not None
+        desired = desired_instance(obj, obj.spec, Inputs((), ()))
+        told[egress] = desired.model_dump(mode="json", by_alias=True)["security"].get("egress")
+    assert told == {"None": "None", "Internet": None, "All": "All"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from support.engine.objects import candidate, container
-from toolbox_dtma.engine.plan import Candidate, Do, Situation, decide, exit_message, matching
+from toolbox_dtma.engine.plan import Candidate, Do, Situation, decide, exit_message, matching, tidied
 from toolbox_dtma.wire import InstancePhase, InstanceReason, InstanceState
 
 STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
@@ -23,8 +24,20 @@ def situation(
     stopped_by_us: str | None = None,
     restart_at: float = 0.0,
     now: float = 100.0,
+    spare_network: bool = False,
 ) -> Situation:
-    return Situation(state, candidates, floating, resolved_image, has_network, new_name, stopped_by_us, restart_at, now)
+    return Situation(
+        state,
+        candidates,
+        floating,
+        resolved_image,
+        has_network,
+        new_name,
+        stopped_by_us,
+        restart_at,
+        now,
+        spare_network,
+    )
 
 
 def test_nothing_there_is_pulled_then_networked_then_created() -> None:
@@ -121,6 +134,29 @@ def test_a_container_of_a_lost_network_is_replaced() -> None:
     astray = candidate(container("exited"), on_network=False)
     assert matching(situation(astray)) is None
     assert decide(situation(astray)).do is Do.CREATE
+
+
+def test_a_network_that_was_left_goes_once_the_container_is_where_it_should_be() -> None:
+    old, new = candidate(container("running", id="a"), same_spec=False), candidate(container("created", id="b"))
+    for there, expected in (((old, new), Do.STOP), ((new,), Do.START)):
+        at = situation(*there, spare_network=True)
+        assert tidied(decide(at), at).do is expected
+    for state, status in (
+        (InstanceState.RUNNING, "running"),
+        (InstanceState.RUNNING, "restarting"),
+        (InstanceState.STOPPED, "exited"),
+    ):
+        at = situation(candidate(container(status)), state=state, spare_network=True)
+        settled = decide(at)
+        assert settled.do is Do.SETTLE
+        assert tidied(settled, at) == replace(settled, do=Do.REMOVE_NETWORK), "what is reported does not change"
+        assert tidied(settled, replace(at, spare_network=False)) == settled
+
+
+def test_a_network_of_no_use_makes_room_for_the_one_to_make() -> None:
+    assert decide(situation(has_network=False, spare_network=True)).do is Do.REMOVE_NETWORK
+    made_for_it = candidate(container("exited"))
+    assert decide(situation(made_for_it, has_network=False, spare_network=True)).do is Do.REMOVE_NETWORK
 
 
 def test_an_unusable_container_under_the_new_name_makes_room_first() -> None:

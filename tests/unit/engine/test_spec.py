@@ -9,6 +9,7 @@ import pytest
 from support.engine.objects import desired_instance
 from toolbox_dtma.engine.names import LABEL_GENERATION, LABEL_HOST, LABEL_SPEC_HASH, LABEL_UID, HostNames
 from toolbox_dtma.engine.spec import container_config, same_spec, spec_hash
+from toolbox_dtma.wire import Egress
 
 KEY = b"k" * 32
 NAMES = HostNames("7c5e4d6a-0f3b-4a53-9a43-0c1f9a5f8f11")
@@ -30,6 +31,8 @@ def config(**changes: Any) -> dict[str, Any]:
         {"limits": {"pids": 10}},
         {"security": {"run_as_user": 1000}},
         {"security": {"read_only_root_filesystem": False}},
+        {"security": {"egress": "None"}},
+        {"security": {"egress": "All"}},
         {"restart_token": "again"},
         {"volumes": ({"name": "data", "mount_path": "/data"},)},
     ],
@@ -51,6 +54,7 @@ def test_what_shapes_a_container_changes_the_hash(change: dict[str, Any]) -> Non
         {"registry_credentials": ({"registry": "registry.example.com", "username": "u", "password": "p"},)},
         {"limits": {"memory_bytes": 512 * 1024 * 1024}},
         {"volume_policy": "Retain"},
+        {"security": {"egress": "Internet"}},
     ],
 )
 def test_what_does_not_shape_a_container_keeps_the_hash(change: dict[str, Any]) -> None:
@@ -145,7 +149,8 @@ def test_labels_name_host_and_hash() -> None:
 def test_names_fit_and_are_never_the_bare_name() -> None:
     name = NAMES.container("0b7f6a52-6d0e-4c59-8f6f-2f5b1c7c3a11", "a" * 63, "v1:00", "sha256:aa")
     assert name.startswith("mtb-" + "a" * 30 + "-0b7f6a52-") and len(name) <= 63
-    assert len(NAMES.bridge(1023)) <= 15 and NAMES.bridge(1023).startswith("mtb")
+    for egress in Egress:
+        assert len(NAMES.bridge(1023, egress)) <= 15 and NAMES.bridge(1023, egress).startswith(NAMES.bridge_prefix)
     assert len(NAMES.input_chain) <= 28 and len(NAMES.forward_chain) <= 28
 
 
