@@ -29,6 +29,7 @@ class Access:
 
     token: str = field(repr=False)
     ca_pem: str | None
+    gateway_ca_pem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,12 @@ def access(spec: ToolboxSpec, secrets: Mapping[str, Body | None]) -> Access | Un
                 Reason.SECRET_INVALID,
                 f"The key {ref.key} of the Secret {ref.name} is not a CA certificate in PEM form.",
             )
-    return Access(token=token, ca_pem=None if spec.ca_secret_ref is None else values[spec.ca_secret_ref])
+    ca, gateway_ca = spec.ca_secret_ref, spec.gateway_ca_secret_ref
+    return Access(
+        token=token,
+        ca_pem=None if ca is None else values[ca],
+        gateway_ca_pem=None if gateway_ca is None else values[gateway_ca],
+    )
 
 
 def is_ca(pem: str) -> bool:
