@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,9 +114,6 @@ class Scene:
     api: ApiServer
     heard: Heard
     watch: MetadataWatch
-
-
-Start = Callable[..., Any]
 
 
 @pytest.fixture
