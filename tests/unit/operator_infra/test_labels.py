@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+
 import pytest
 
 from toolbox_operator.api.meta import Body
@@ -63,3 +66,22 @@ def test_after_a_gap_what_changed_meanwhile_is_told_once(labels: NamespaceLabels
     told.clear()
     labels.begun([namespace("a", team="y"), namespace("new")])
     assert told == []
+
+
+def test_labels_of_ten_thousand_namespaces_take_few_mebibytes() -> None:
+    def body(number: int) -> Body:
+        name = f"team-{number:05}"
+        labels = {"kubernetes.io/metadata.name": name, "team": f"t{number % 100}", "environment": "production"}
+        annotations = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 500}
+        # Through JSON, so that no text is shared that would not be in reality.
+        return json.loads(json.dumps({"metadata": {"name": name, "labels": labels, "annotations": annotations}}))
+
+    kept = NamespaceLabels()
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            kept.changed("ADDED", body(number))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < 8 * 2**20
