@@ -28,11 +28,11 @@ METHOD = """
 A gateway with two workers, over TLS. Idle sessions: {sessions:,} clients each initialise a session, call a tool once,
 and keep their connection. Counted is the memory of the whole gateway, its supervisor and all workers, as PSS: what
 processes share is divided among them. The process of each worker that holds the conversations of readiness probes is
-counted apart, since sessions have no part in it. The environment is the one of the tests, in which the logging library
-finds and loads a formatter for terminals that an installed host does not have. A streamed answer: {megabytes} MB from
-the server, in a gateway with one worker that has answered {warm} calls; the growth is the most that the worker's RSS
-was in the meantime, less what it was before. Once the client reads as fast as it can, once it pauses {pauses} times for
-{pause:.0f} s. Largest growth of {streams} answers each; the bound is {bound} MiB.
+counted apart, since sessions have no part in it. A formatter for terminals, which the logging library would load from
+the environment of the tests and an installed host does not have, is hidden from it. A streamed answer: {megabytes} MB
+from the server, in a gateway with one worker that has answered {warm} calls; the growth is the most that the worker's
+RSS was in the meantime, less what it was before. Once the client reads as fast as it can, once it pauses {pauses} times
+for {pause:.0f} s. Largest growth of {streams} answers each; the bound is {bound} MiB.
 """
 
 

@@ -294,7 +294,8 @@ def test_a_server_and_its_connection_live_from_apply_to_delete_and_leave_nothing
     assert world.containers() == []
     assert world.networks() == []
     assert world.grants_on_disk() == []
-    until("without its Secret", lambda: world.secret(*SECRET) is None)
+    # Left to the garbage collector, which learns of new kinds every 30 s, and retries owners of such with long pauses.
+    until("without its Secret", lambda: world.secret(*SECRET) is None, seconds=120)
     assert world.refusal(current, "echo", ECHO) is not None
     closed = f"""
         SELECT i.delete_reason, c.delete_reason FROM account_tool_instances i

@@ -12,6 +12,8 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 _PR_SET_PDEATHSIG = 1
+_M_MMAP_THRESHOLD = -3
+_MMAP_THRESHOLD_BYTES = 128 * 1024
 _QUOTING_LOGGERS = ("aiohttp", "httpx2", "httpcore2", "mcp", "client")
 """Libraries whose messages quote what a client or a server sent."""
 
@@ -40,3 +42,16 @@ def die_with_parent(parent: int) -> bool:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     return os.getppid() == parent
+
+
+def keep_large_buffers_apart() -> None:
+    """Have the C library map buffers of 128 KiB and more one by one for good (mallopt(3), M_MMAP_THRESHOLD).
+
+    The event loop has a buffer of 256 KiB for each TLS connection, of which a page or two are ever written. Left alone,
+    glibc raises its threshold when the first of them is freed, and puts the others into the heap: into pages that
+    were used before, which then count for each connection (some 19 KiB each). A C library without that call maps them
+    anyway.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES) == 0:
+        raise OSError("mallopt(M_MMAP_THRESHOLD) failed")

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from toolbox_dtma.gateway.accounting import cancelled_outcome
 from toolbox_dtma.gateway.call import Call
-from toolbox_dtma.gateway.downstream import WHOLE_BYTES, cut, desert, write
+from toolbox_dtma.gateway.downstream import WHOLE_BYTES, Whole, cut, desert, write
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
@@ -144,7 +144,7 @@ class Relay:
         if upstream.at_eof:
             calls.complete()
             calls.sent(len(first))
-            return web.Response(status=upstream.status, headers=headers, body=first or None)
+            return Whole(upstream.status, headers, first)
         response = web.StreamResponse(status=upstream.status, headers=headers)
         response.content_length = upstream.length
         exchange.started = True
@@ -187,7 +187,7 @@ class Relay:
         calls.body(raw)
         calls.complete()
         if not raw:
-            return web.Response(status=upstream.status, headers=headers)
+            return Whole(upstream.status, headers, b"")
         try:
             if kind != "application/json":
                 raise Undecidable("not JSON by its type")
@@ -204,7 +204,7 @@ class Relay:
         headers = {**headers, "Content-Type": "application/json"}
         if len(body) <= WHOLE_BYTES:
             calls.sent(len(body))
-            return web.Response(status=upstream.status, headers=headers, body=body)
+            return Whole(upstream.status, headers, body)
         # Written while the exchange is known, so that a slow client is bounded and a revocation cuts it.
         response = web.StreamResponse(status=upstream.status, headers=headers)
         response.content_length = len(body)
@@ -262,7 +262,7 @@ class Relay:
                 if not rewriter.unterminated:
                     exchange.calls.complete()
                     exchange.calls.sent(len(out))
-                    return web.Response(status=upstream.status, headers=headers, body=out or None)
+                    return Whole(upstream.status, headers, out)
             exchange.started = True
             await response.prepare(request)
             while True:

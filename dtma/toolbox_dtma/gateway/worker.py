@@ -25,7 +25,7 @@ from toolbox_dtma.gateway.exchanges import Exchanges
 from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.listener import Listener
 from toolbox_dtma.gateway.probing import Probing
-from toolbox_dtma.gateway.process import configure_logging, die_with_parent
+from toolbox_dtma.gateway.process import configure_logging, die_with_parent, keep_large_buffers_apart
 from toolbox_dtma.gateway.relay import Relay
 from toolbox_dtma.gateway.reporting import Reporter, is_entry
 from toolbox_dtma.gateway.server import Gateway
@@ -197,6 +197,7 @@ def main() -> int:
     options = parser.parse_args()
     if not die_with_parent(options.parent):
         return 1
+    keep_large_buffers_apart()
     log = configure_logging("worker")
     settings = GatewaySettings.model_validate_json(options.settings)
     # A thread that hashes tools gives way to requests after this time.

@@ -24,7 +24,10 @@ from toolbox_operator.runtime import Clock, Fenced, Leadership, Timings
 log = structlog.get_logger(__name__)
 
 FULL: Final = 100
-"""So many records at once: there may be more, which are asked for without a pause."""
+"""So many records at once: there may be more, which are asked for soon."""
+_RESTS: Final = 2.0
+"""A pull after which there may be more is followed by a pause of so many times what it took, at most: a host with a
+long past must not take all the time of this process and of the database, which others wait for."""
 _SLOWEST: Final = 6
 """A host that fails is asked so many times more slowly, in the end."""
 _ABSENT: Final = frozenset({ProblemCode.NOT_FOUND, ProblemCode.METHOD_NOT_ALLOWED})
@@ -115,6 +118,7 @@ class CallPull:
         contact = self._contact.view()
         if not contact.usable or not self._sink.ready or self._has_none(contact.contact):
             return self._timings.calls_idle
+        begun = self._clock.monotonic()
         try:
             self._leadership.check()
             pulled = await self._contact.host.calls(self._cursor)
@@ -133,7 +137,9 @@ class CallPull:
         found = len(batch.items) + pulled.unreadable
         if not found:
             return self._timings.calls_idle
-        return 0.0 if moved and found >= FULL else self._timings.calls_active
+        if not moved or found < FULL:
+            return self._timings.calls_active
+        return min(_RESTS * (self._clock.monotonic() - begun), self._timings.calls_active)
 
     def _has_none(self, contact: int) -> bool:
         """Whether the host is not worth asking: in this contact it said that it keeps no records, and not long ago."""

@@ -131,13 +131,14 @@ async def test_a_batch_is_acknowledged_only_once_it_is_kept() -> None:
         assert (machine.spool, shown(w)[0]) == ([], 2)
 
 
-async def test_full_batches_are_followed_at_once_others_after_a_while() -> None:
+async def test_full_batches_are_followed_soon_but_not_at_once_others_after_a_while() -> None:
     async with world(database=MemoryCalls()) as w:
         uid = await connected(w)
         timings = w.context.timings
         w.machine().page = 100
         called(w, uid, 150)
-        assert await w.pull(TOOLBOX) == 0.0
+        w.machine().before_call = lambda _: w.clock.advance(0.5)
+        assert await w.pull(TOOLBOX) == 1.0
         assert await w.pull(TOOLBOX) == timings.calls_active
         assert await w.pull(TOOLBOX) == timings.calls_idle
         assert shown(w)[0] == 100

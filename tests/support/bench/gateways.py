@@ -20,6 +20,9 @@ from support.bench.system import Bench
 
 PLAIN: dict[str, Any] = {"tlsCertificate": None, "tlsKey": None}
 """Settings of a gateway that stands behind something that ends TLS."""
+NOT_INSTALLED = "rich"
+"""A package of the tests' environment that the logging library loads where it finds it: 5 MiB in each process, which an
+installed host does not have."""
 SUPERVISOR, WORKER, PROBER = "gateway", "toolbox_dtma.gateway.worker", "toolbox_dtma.gateway.prober"
 
 
@@ -98,8 +101,12 @@ def another_gateway(own: Bench, name: str, **settings: Any) -> Generator[Gateway
     config = folder / "gateway.json"
     config.write_text(json.dumps(changed))
     used = runtime.for_user(GATEWAY_USER, folder)
+    hidden = folder / "not-installed"
+    hidden.mkdir()
+    (hidden / f"{NOT_INSTALLED}.py").write_text('raise ImportError("an installed host does not have it")\n')
+    env = {**used.env, "PYTHONPATH": os.pathsep.join((str(hidden), used.env["PYTHONPATH"]))}
     argv = [used.python, "-m", "toolbox_dtma", "gateway", "--config", str(config)]
-    child = supervisor.start(Command(name, argv, env=used.env, cwd=folder, user=GATEWAY_USER))
+    child = supervisor.start(Command(name, argv, env=env, cwd=folder, user=GATEWAY_USER))
     try:
         child.wait_until(lambda: accepts(port), 30, "accepting connections")
         yield Gateway(port, child, tls=changed["tlsCertificate"] is not None)
