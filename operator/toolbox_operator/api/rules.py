@@ -115,6 +115,32 @@ def _image() -> Rule:
     return Rule("spec.image", cel, message, predicate)
 
 
+def _choice_of_namespaces(path: str) -> tuple[Rule, ...]:
+    """The rules of a `namespaces` below this path."""
+    expressions = f"{path}.selector.matchExpressions[]"
+    return (
+        Rule(
+            path=path,
+            cel="(has(self.from) && self.from == 'Selector') == has(self.selector)",
+            message="set selector with from: Selector, and only with it",
+            predicate=lambda choice: (choice.get("from") == From.SELECTOR) == ("selector" in choice),
+        ),
+        Rule(
+            path=f"{path}.selector.matchLabels",
+            cel=f"self.all(key, key.size() <= {MAX_LABEL_KEY})",
+            message=f"write label keys of at most {MAX_LABEL_KEY} characters",
+            predicate=lambda labels: all(len(key) <= MAX_LABEL_KEY for key in labels),
+        ),
+        Rule(
+            path=expressions,
+            cel="(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && self.values.size() > 0)",
+            message="give values with In and NotIn, and none with Exists and DoesNotExist",
+            predicate=lambda each: (each["operator"] in (Operator.IN, Operator.NOT_IN)) == bool(each.get("values")),
+            field="values",
+        ),
+    )
+
+
 def _approved_hash() -> Rule:
     cel, predicate = _matches(TOOLS_HASH)
     message = "copy the value of status.toolsHash: sha256: and 64 hexadecimal digits in lower case"
@@ -146,32 +172,6 @@ def _duration_cel(low: str, high: str) -> str:
     wellformed, _ = _matches(DURATION_PATTERN)
     within = f"duration(self) >= duration('{low}') && duration(self) <= duration('{high}')"
     return f"self.size() > 1 && {wellformed} && {within}"
-
-
-def _choice_of_namespaces(path: str) -> tuple[Rule, ...]:
-    """The rules of a `namespaces` below this path."""
-    expressions = f"{path}.selector.matchExpressions[]"
-    return (
-        Rule(
-            path=path,
-            cel="(has(self.from) && self.from == 'Selector') == has(self.selector)",
-            message="set selector with from: Selector, and only with it",
-            predicate=lambda choice: (choice.get("from") == From.SELECTOR) == ("selector" in choice),
-        ),
-        Rule(
-            path=f"{path}.selector.matchLabels",
-            cel=f"self.all(key, key.size() <= {MAX_LABEL_KEY})",
-            message=f"write label keys of at most {MAX_LABEL_KEY} characters",
-            predicate=lambda labels: all(len(key) <= MAX_LABEL_KEY for key in labels),
-        ),
-        Rule(
-            path=expressions,
-            cel="(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && self.values.size() > 0)",
-            message="give values with In and NotIn, and none with Exists and DoesNotExist",
-            predicate=lambda each: (each["operator"] in (Operator.IN, Operator.NOT_IN)) == bool(each.get("values")),
-            field="values",
-        ),
-    )
 
 
 def _ref(body: Body, field: str) -> str:
