@@ -13,12 +13,14 @@ import structlog
 from toolbox_operator.api.meta import Body, Kind
 from toolbox_operator.health import Health
 from toolbox_operator.hosts.registry import Hosts
-from toolbox_operator.kube.api import LEASES, RESOURCE_OF, SECRETS, KubeError, Resource
+from toolbox_operator.kube.api import LEASES, NAMESPACES, RESOURCE_OF, SECRETS, KubeError, Resource
 from toolbox_operator.kube.cache import EventType, ObjectCache, SecretCache
 from toolbox_operator.kube.client import READ_DEADLINE, KubeClient
 from toolbox_operator.kube.elector import Elector
 from toolbox_operator.kube.freshness import WatchJudge
+from toolbox_operator.kube.labels import NamespaceLabels
 from toolbox_operator.kube.login import Login
+from toolbox_operator.kube.metadata import Audience, MetadataWatch
 from toolbox_operator.kube.recorder import Recorder
 from toolbox_operator.kube.rest import KubeRest, collection_path
 from toolbox_operator.kube.watch import Watches
@@ -31,7 +33,9 @@ from toolbox_operator.reconcile.fanout import FanOut
 from toolbox_operator.reconcile.index import Index, instance_ids
 from toolbox_operator.reconcile.mcpserver import MCPServerReconciler
 from toolbox_operator.reconcile.queue import Queues, WorkQueue
+from toolbox_operator.reconcile.relabelled import Relabelled
 from toolbox_operator.reconcile.relations import host_share
+from toolbox_operator.reconcile.sources import RESOURCE_OF_SOURCE, Sources, SourceWatch
 from toolbox_operator.reconcile.toolbox import ToolboxReconciler
 from toolbox_operator.reconcile.usage import Accounting, UsageBook
 from toolbox_operator.runtime import Clock, Settings
@@ -49,6 +53,8 @@ EARLY_RELIST = 30.0
 """The second complete list, soon after the first: what vanished between a watch's start and our list shows there."""
 RELIST_RETRY = 5.0
 JUDGE_EVERY = 1.0
+LABELS_WAIT = 10.0
+"""Seconds that the start waits for the labels of namespaces; without them, what they decide stays as it is."""
 STUCK = 2 * RECONCILE_DEADLINE
 
 Build = Callable[[Context], Sequence[Reconciler]]
@@ -119,10 +125,19 @@ class Leader:
         self.cache.listen(index.changed)
         self.cache.listen(FanOut(self.queues, index).changed)
         self._watches = Watches(login, self._take)
+        labels, self._sources = NamespaceLabels(), Sources(self.queues, spread=timings.resync / 10)
+        labels.listen(Relabelled(self.queues, self.cache, index).changed)
+        self._namespaces = self._metadata_watch(NAMESPACES, labels, listing=True)
+        self._source_watches = [
+            self._metadata_watch(resource, SourceWatch(self._sources, source), listing=False)
+            for source, resource in RESOURCE_OF_SOURCE.items()
+        ]
         context = Context(
             kube=self.kube,
             cache=self.cache,
             index=index,
+            labels=labels,
+            sources=self._sources,
             hosts=self.hosts,
             store=record,
             usage=usage,
@@ -148,9 +163,15 @@ class Leader:
         self._started = False
         self._observe(health)
 
+    def _metadata_watch(self, resource: Resource, audience: Audience, *, listing: bool) -> MetadataWatch:
+        def heard(kind: str) -> None:
+            self._metrics.watch_event(f"{kind} metadata")
+
+        return MetadataWatch(self._rest, resource, audience, self._clock, listing=listing, heard=heard)
+
     def _observe(self, health: Health) -> None:
         """Let health and metrics see us."""
-        health.liveness("watch", self._judge.problem)
+        health.liveness("watch", self._blind)
         health.liveness("reconciles", self._stuck)
         health.readiness("started", lambda: None if self._started else "the first complete list is not taken yet")
         cache = self.cache
@@ -164,7 +185,15 @@ class Leader:
                 running=lambda queue=queue: queue.running,
             )
             self._metrics.watch_objects(kind, lambda kind=kind: cache.count(kind))
+        self._metrics.watch_objects("Secret or ConfigMap", self._sources.__len__)
         self._metrics.watch_pulls(self._pulls)
+
+    def _blind(self) -> str | None:
+        """What is wrong with the watches that decisions depend on."""
+        down = self._namespaces.down_for() if self._namespaces.begun.is_set() else 0.0
+        if down > self._timings.watch_missed:
+            return f"the watch of Namespaces has been down for {down:.0f} s"
+        return self._judge.problem()
 
     def _pulls(self) -> Iterator[Pulled]:
         now = self._clock.monotonic()
@@ -202,7 +231,11 @@ class Leader:
         judging = asyncio.create_task(self._judge_health(), name="watch health")
         writing = asyncio.create_task(self._record.run(), name="record")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        vital: set[asyncio.Task[Any]] = {watching, recording, working, judging, writing}
+        metadata = [
+            asyncio.create_task(watch.run(), name="metadata watch")
+            for watch in (self._namespaces, *self._source_watches)
+        ]
+        vital: set[asyncio.Task[Any]] = {watching, recording, working, judging, writing, *metadata}
         try:
             await asyncio.wait({*vital, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in vital:
@@ -214,7 +247,7 @@ class Leader:
             if not await self._record.flush(FLUSH):
                 log.warning("record not flushed; what is missing is derived again after the next start")
         finally:
-            await end([working, judging, recording, writing, stopping])
+            await end([working, judging, recording, writing, stopping, *metadata])
             await self.hosts.aclose()
             await self._watches.stop(watching)
 
@@ -242,6 +275,7 @@ class Leader:
         # The watches are up before our list is taken, so that no change falls between the two.
         await self._sighted.wait()
         await self._relist_until_done()
+        await self._labels_known()
         self._started = True
         log.info("started", **{kind.lower(): self.cache.count(kind) for kind in Kind})
         async with asyncio.TaskGroup() as group:
@@ -249,6 +283,14 @@ class Leader:
             workers = [group.create_task(controller.run()) for controller in self._controllers]
             await asyncio.wait(workers)
             relisting.cancel()
+
+    async def _labels_known(self) -> None:
+        """What labels decide would otherwise be undecided for a moment after every start."""
+        try:
+            async with asyncio.timeout(LABELS_WAIT):
+                await self._namespaces.begun.wait()
+        except TimeoutError:
+            log.warning("starting without the labels of namespaces", cure="apply manifests/rbac again")
 
     async def _relist(self) -> float | None:
         """One complete list of every kind. The caches are as before when one could not be taken.
@@ -291,7 +333,7 @@ class Leader:
     async def _judge_health(self) -> None:
         """Raises `WatchStale` once the watches no longer deliver."""
         while True:
-            problem = self._judge.problem()
+            problem = self._blind()
             if problem is not None:
                 raise WatchStale(problem)
             await asyncio.sleep(JUDGE_EVERY)

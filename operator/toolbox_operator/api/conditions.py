@@ -67,6 +67,7 @@ class Reason(StrEnum):
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     CONFIG_MAP_KEY_NOT_FOUND = "ConfigMapKeyNotFound"
     NOT_PERMITTED = "NotPermitted"
+    NAMESPACE_UNKNOWN = "NamespaceUnknown"
     SECRET_CONFLICT = "SecretConflict"
     HOST_UNREACHABLE = "HostUnreachable"
     HOST_UNAUTHORIZED = "HostUnauthorized"

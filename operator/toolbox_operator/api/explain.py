@@ -74,6 +74,7 @@ _TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "int_parsing_size": lambda _: "is out of range",
     "int_from_float": lambda _: "must be a whole number",
     "tuple_type": lambda _: "must be a list",
+    "dict_type": lambda _: "must be an object with keys and values",
     "model_type": lambda _: "must be an object with fields",
     "model_attributes_type": lambda _: "must be an object with fields",
     "enum": lambda c: f"must be one of {_choices(c['expected'])}",

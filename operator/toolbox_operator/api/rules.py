@@ -18,6 +18,8 @@ from toolbox_operator.api.connection import ResolvedConnection
 from toolbox_operator.api.mcpserver import ResolvedServer
 from toolbox_operator.api.meta import Body, Key, Kind
 from toolbox_operator.api.quantity import DURATION_PATTERN, parse_cpu, parse_duration, parse_memory
+from toolbox_operator.api.refs import From
+from toolbox_operator.api.selector import MAX_LABEL_KEY, Operator
 
 Resolved = ResolvedServer | ResolvedConnection
 
@@ -115,6 +117,32 @@ def _image() -> Rule:
     cel, predicate = _matches(IMAGE)
     message = "write an image reference such as registry.example.com/team/server:1.4, the repository in lower case"
     return Rule("spec.image", cel, message, predicate)
+
+
+def _choice_of_namespaces(path: str) -> tuple[Rule, ...]:
+    """The rules of a `namespaces` below this path."""
+    expressions = f"{path}.selector.matchExpressions[]"
+    return (
+        Rule(
+            path=path,
+            cel="(has(self.from) && self.from == 'Selector') == has(self.selector)",
+            message="set selector with from: Selector, and only with it",
+            predicate=lambda choice: (choice.get("from") == From.SELECTOR) == ("selector" in choice),
+        ),
+        Rule(
+            path=f"{path}.selector.matchLabels",
+            cel=f"self.all(key, key.size() <= {MAX_LABEL_KEY})",
+            message=f"write label keys of at most {MAX_LABEL_KEY} characters",
+            predicate=lambda labels: all(len(key) <= MAX_LABEL_KEY for key in labels),
+        ),
+        Rule(
+            path=expressions,
+            cel="(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && self.values.size() > 0)",
+            message="give values with In and NotIn, and none with Exists and DoesNotExist",
+            predicate=lambda each: (each["operator"] in (Operator.IN, Operator.NOT_IN)) == bool(each.get("values")),
+            field="values",
+        ),
+    )
 
 
 def _approved_hash() -> Rule:
@@ -223,9 +251,11 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
             message=f"choose a duration from {MIN_LEASE} to {MAX_LEASE}",
             predicate=_between(parse_duration, MIN_LEASE, MAX_LEASE),
         ),
+        *_choice_of_namespaces("spec.allowedServers.namespaces"),
     ),
     Kind.MCP_SERVER: (
         _name(Kind.MCP_SERVER),
+        *_choice_of_namespaces("spec.sharing.namespaces"),
         _same(
             "spec.toolboxRef",
             "the Toolbox of a server cannot change: delete this MCPServer and create one that names the other Toolbox",

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
-_COPIED = ("minLength", "maxLength", "pattern", "format", "minimum", "maximum", "minItems", "maxItems")
+_COPIED = ("minLength", "maxLength", "pattern", "format", "minimum", "maximum", "minItems", "maxItems", "maxProperties")
 _LARGEST_INT32 = 2_147_483_647
 _ORDER = (
     "description",
@@ -23,11 +23,14 @@ _ORDER = (
     "maximum",
     "minItems",
     "maxItems",
+    "maxProperties",
     "x-kubernetes-int-or-string",
     "anyOf",
     "required",
     "properties",
+    "additionalProperties",
     "items",
+    "x-kubernetes-map-type",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",
@@ -83,6 +86,11 @@ class _Inliner:
         return {name: out[name] for name in sorted(out, key=_ORDER.index)}
 
     def _object(self, node: Schema, out: Schema, where: str) -> None:
+        if isinstance(node.get("additionalProperties"), dict):
+            # A map. What its keys may be is for a rule to say.
+            out["additionalProperties"] = self.convert(node["additionalProperties"], f"{where}{{}}")
+            _bounded(out, "maxProperties", where)
+            return
         if "properties" not in node:
             raise NotStructural(f"{where}: an object without fields of its own")
         properties = cast("dict[str, Schema]", node["properties"])
@@ -96,7 +104,7 @@ class _Inliner:
             return
         value: Any = node["default"]
         if out.get("type") == "object":
-            if any("default" in child for child in out["properties"].values()):
+            if any("default" in child for child in out.get("properties", {}).values()):
                 out["default"] = {}
         elif value is not None and value != []:
             out["default"] = value

@@ -12,11 +12,13 @@ from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.connection import AgentMCPConnectionSpec
 from toolbox_operator.api.parse import ConnectionObject, ServerObject, ToolboxObject
 from toolbox_operator.api.rules import secret_name
+from toolbox_operator.api.selector import Labels
 from toolbox_operator.domain.hold import Hold, stalled_by, waits_for
 from toolbox_operator.domain.host import HostView
 from toolbox_operator.domain.inputs import wire_expose
 from toolbox_operator.domain.limits import wire_limits
 from toolbox_operator.domain.server import permitted
+from toolbox_operator.domain.sharing import accepted, labels_hold, remedy
 from toolbox_operator.domain.usage import Use
 from toolbox_operator.domain.values import server_url, target
 
@@ -34,6 +36,10 @@ class ConnectionObserved:
     host: HostView | None
     use: Use | None = None
     """What status may say of its use now; None: what it says already."""
+    labels: Labels | None = None
+    """Of the connection's namespace; None: not known."""
+    server_labels: Labels | None = None
+    """Of the server's namespace; None: not known, or there is no server."""
 
     @property
     def held(self) -> GrantReport | None:
@@ -72,23 +78,38 @@ def server_missing(seen: ConnectionObserved) -> Hold | None:
     )
 
 
+def _labels_are_known(seen: ConnectionObserved) -> Hold | None:
+    server = seen.server
+    if server is None or server.spec is None:
+        return None
+    return labels_hold(server.spec.sharing.namespaces, seen.connection.key.namespace, seen.labels)
+
+
 def _server_shares(seen: ConnectionObserved) -> Hold | None:
     server = seen.server
     if server is None or server.spec is None:
         return None
-    if server.spec.sharing.namespaces.permits(server.key.namespace, seen.connection.key.namespace):
+    choice, namespace = server.spec.sharing.namespaces, seen.connection.key.namespace
+    if choice.permits(server.key.namespace, namespace, seen.labels):
         return None
     return waits_for(
         Reason.NOT_PERMITTED,
-        f"The MCPServer {server.key} accepts connections of its own namespace only: its owner may set"
-        " sharing.namespaces.from to All, or create the connection there.",
+        f"The MCPServer {server.key} accepts connections of {accepted(choice)}: its owner may"
+        f" {remedy(choice, 'sharing.namespaces', namespace)}; or create the connection in a namespace that it accepts.",
         quiet=True,
     )
 
 
+def _labels_of_the_server_are_known(seen: ConnectionObserved) -> Hold | None:
+    server, toolbox = seen.server, seen.toolbox
+    if server is None or toolbox is None or toolbox.spec is None:
+        return None
+    return labels_hold(toolbox.spec.allowed_servers.namespaces, server.key.namespace, seen.server_labels)
+
+
 def _toolbox_takes_the_server(seen: ConnectionObserved) -> Hold | None:
     server, toolbox = seen.server, seen.toolbox
-    if server is None or toolbox is None or toolbox.spec is None or permitted(server, toolbox):
+    if server is None or toolbox is None or toolbox.spec is None or permitted(server, toolbox, seen.server_labels):
         return None
     return waits_for(
         Reason.NOT_PERMITTED,
@@ -97,10 +118,17 @@ def _toolbox_takes_the_server(seen: ConnectionObserved) -> Hold | None:
     )
 
 
+def undecided(seen: ConnectionObserved) -> Hold | None:
+    """The hold on a connection that labels decide on which are not known."""
+    return _labels_are_known(seen) or _labels_of_the_server_are_known(seen)
+
+
 CHECKS: Final[tuple[Callable[[ConnectionObserved], Hold | None], ...]] = (
     _spec_is_valid,
     server_missing,
+    _labels_are_known,  # what is not known is no reason to close anything
     _server_shares,  # denied unless the server's owner said otherwise
+    _labels_of_the_server_are_known,
     _toolbox_takes_the_server,  # narrowing allowedServers closes what is open
 )
 """What must hold before a connection is opened, in this order."""
@@ -117,10 +145,10 @@ def denied(hold: Hold) -> bool:
 
 
 def closing(seen: ConnectionObserved, spec: AgentMCPConnectionSpec, hold: Hold | None, now: datetime) -> Hold | None:
-    """Why whatever is open has to be closed. What the spec itself wants closed needs no server for that."""
+    """Why whatever is open has to be closed. What the spec itself wants closed needs neither server nor labels."""
     if hold is not None and denied(hold):
         return hold
-    if hold is None or server_missing(seen) == hold:
+    if hold is None or hold.reason == Reason.NAMESPACE_UNKNOWN or server_missing(seen) == hold:
         return closed_by_spec(spec, now)
     return None
 

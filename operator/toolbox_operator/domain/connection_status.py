@@ -22,7 +22,14 @@ from toolbox_operator.domain.conditions import (
     unknown,
     yes,
 )
-from toolbox_operator.domain.connection import ConnectionObserved, denied, secret_of, server_missing, tool_count
+from toolbox_operator.domain.connection import (
+    ConnectionObserved,
+    denied,
+    secret_of,
+    server_missing,
+    tool_count,
+    undecided,
+)
 from toolbox_operator.domain.hold import Hold
 from toolbox_operator.domain.policy import Next
 from toolbox_operator.domain.usage import grown, shown_use
@@ -78,7 +85,7 @@ def held_status(
         wanted.append(unknown(ConditionType.ACCEPTED, hold.reason, hold.message))
     elif hold.condition is not ConditionType.ACCEPTED:
         wanted.append(_accepted())
-    truth = unknown if hold.reason == Reason.SERVER_NOT_READY else no
+    truth = unknown if hold.reason in (Reason.SERVER_NOT_READY, Reason.NAMESPACE_UNKNOWN) else no
     wanted += [truth(hold.condition, hold.reason, hold.message), truth(ConditionType.READY, hold.reason, hold.message)]
     if hold.next is Next.STALLED:
         wanted.append(stalled(hold.reason, hold.message))
@@ -97,8 +104,12 @@ def closed_status(
             unknown(ConditionType.ACCEPTED, missing.reason, missing.message),
             no(ConditionType.RESOLVED_REFS, missing.reason, missing.message),
         ]
+    elif denied(hold):
+        wanted = [no(ConditionType.ACCEPTED, hold.reason, hold.message)]
+    elif (open_question := undecided(seen)) is not None:
+        wanted = [unknown(ConditionType.ACCEPTED, open_question.reason, open_question.message)]
     else:
-        wanted = [no(ConditionType.ACCEPTED, hold.reason, hold.message) if denied(hold) else _accepted()]
+        wanted = [_accepted()]
     wanted += [
         no(ConditionType.READY, hold.reason, hold.message),
         *_programmed(programming, "No gateway worker accepts it."),

@@ -87,7 +87,11 @@ CURES: Final[dict[Reason, tuple[str, str]]] = {
     Reason.CONFIG_MAP_KEY_NOT_FOUND: ("the ConfigMap has no such key", "add the key, or correct `key`"),
     Reason.NOT_PERMITTED: (
         "what it refers to does not take objects of this namespace",
-        "its owner sets `allowedServers` (Toolbox) or `sharing` (MCPServer) to `All`, or this one moves to that namespace",
+        "its owner changes `allowedServers` (Toolbox) or `sharing` (MCPServer), or this one moves to that namespace; where labels decide, whoever may label its namespace can cure it too",
+    ),
+    Reason.NAMESPACE_UNKNOWN: (
+        "labels of its namespace decide, and the operator does not know them; what was open stays open, nothing new is opened",
+        f"{_WAIT}, mostly at once. If not, the operator may not list namespaces: apply `manifests/` again",
     ),
     Reason.SECRET_CONFLICT: (
         "a Secret of the connection's name is there and belongs to somebody else",

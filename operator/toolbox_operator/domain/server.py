@@ -11,10 +11,12 @@ from toolbox_dtma.wire import InstanceReport
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.meta import ANNOTATION_ABANDON, ANNOTATION_INSTANCE_ID, Key
 from toolbox_operator.api.parse import ServerObject, ToolboxObject
+from toolbox_operator.api.selector import Labels
 from toolbox_operator.domain.conditions import is_true
 from toolbox_operator.domain.hold import Hold, stalled_by, waits_for
 from toolbox_operator.domain.host import HostState, HostView
 from toolbox_operator.domain.inputs import toolbox_key
+from toolbox_operator.domain.sharing import accepted, labels_hold, remedy
 from toolbox_operator.domain.values import is_uuid, target
 
 
@@ -28,6 +30,8 @@ class ServerObserved:
     senior: Key | None = None
     """An older live MCPServer with the same instance id."""
     connections: int = 0
+    labels: Labels | None = None
+    """Of the server's namespace; None: not known."""
 
     @property
     def instance_id(self) -> str:
@@ -64,11 +68,11 @@ def speaks_stdio(server: ServerObject) -> bool:
     return server.spec is not None and server.spec.transport == "stdio"
 
 
-def permitted(server: ServerObject, toolbox: ToolboxObject) -> bool:
-    """Whether the Toolbox takes servers of this namespace."""
+def permitted(server: ServerObject, toolbox: ToolboxObject, labels: Labels | None) -> bool:
+    """Whether the Toolbox takes servers of this namespace, which has these labels."""
     if toolbox.spec is None:
         return False
-    return toolbox.spec.allowed_servers.namespaces.permits(toolbox.key.namespace, server.key.namespace)
+    return toolbox.spec.allowed_servers.namespaces.permits(toolbox.key.namespace, server.key.namespace, labels)
 
 
 def _spec_is_valid(seen: ServerObserved) -> Hold | None:
@@ -114,13 +118,22 @@ def _toolbox_exists(seen: ServerObserved) -> Hold | None:
     )
 
 
+def _labels_are_known(seen: ServerObserved) -> Hold | None:
+    toolbox = seen.toolbox
+    if toolbox is None or toolbox.spec is None:
+        return None
+    return labels_hold(toolbox.spec.allowed_servers.namespaces, seen.server.key.namespace, seen.labels)
+
+
 def _toolbox_permits(seen: ServerObserved) -> Hold | None:
     toolbox = seen.toolbox
-    if toolbox is None or toolbox.spec is None or permitted(seen.server, toolbox):
+    if toolbox is None or toolbox.spec is None or permitted(seen.server, toolbox, seen.labels):
         return None
+    choice = toolbox.spec.allowed_servers.namespaces
+    cure = remedy(choice, "allowedServers.namespaces", seen.server.key.namespace)
     message = (
-        f"The Toolbox {toolbox.key} takes servers of its own namespace only: set its allowedServers.namespaces.from to"
-        " All, or create the server there."
+        f"The Toolbox {toolbox.key} takes servers of {accepted(choice)}: {cure}, or create the server in a namespace"
+        " that it takes."
     )
     status = seen.server.status
     if seen.report is not None or status.container is not None or status.sessions is not None:
@@ -144,6 +157,7 @@ CHECKS: Final[tuple[Callable[[ServerObserved], Hold | None], ...]] = (
     _instance_id_is_kept,  # the container runs under the old one
     _instance_id_is_its_own,  # two objects must not fight over one container
     _toolbox_exists,
+    _labels_are_known,  # what is not known is no reason to close anything
     _toolbox_permits,
     _toolbox_stays,
 )

@@ -33,12 +33,13 @@ _STOPPED, _STOPPED_STDIO = "The container is stopped as specified.", "No session
 def held_status(seen: ServerObserved, hold: Hold, now: datetime) -> MCPServerStatus:
     """The status of a server that goes no further for now."""
     lost = hold.reason == Reason.HOST_LOST
-    wanted: list[Wanted] = [_not(ConditionType.READY, hold, lost)]
+    unknowable = lost or hold.reason == Reason.NAMESPACE_UNKNOWN
+    wanted: list[Wanted] = [_not(ConditionType.READY, hold, unknowable)]
     if hold.condition is not ConditionType.ACCEPTED:
         wanted.append(yes(ConditionType.ACCEPTED, Reason.ACCEPTED, "The Toolbox takes this server."))
     if hold.condition is ConditionType.DEPLOYED and not lost:
         wanted.append(yes(ConditionType.RESOLVED_REFS, Reason.RESOLVED, "Every reference leads to a value."))
-    wanted.append(_not(hold.condition, hold, lost))
+    wanted.append(_not(hold.condition, hold, unknowable))
     if hold.next is Next.STALLED:
         wanted.append(stalled(hold.reason, hold.message))
     else:
@@ -72,8 +73,8 @@ def deleting_status(seen: ServerObserved, reason: Reason, message: str, now: dat
     return _status(seen, wanted, MCPServerPhase.DELETING, now, accepted=False)
 
 
-def _not(type_: ConditionType, hold: Hold, lost: bool) -> Wanted:
-    return unknown(type_, hold.reason, hold.message) if lost else no(type_, hold.reason, hold.message)
+def _not(type_: ConditionType, hold: Hold, unknowable: bool) -> Wanted:
+    return unknown(type_, hold.reason, hold.message) if unknowable else no(type_, hold.reason, hold.message)
 
 
 def _held_phase(seen: ServerObserved, hold: Hold) -> MCPServerPhase:

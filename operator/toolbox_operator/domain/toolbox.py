@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from toolbox_operator.api.conditions import ConditionType, Reason
 from toolbox_operator.api.meta import ANNOTATION_ABANDON, Body, Key
@@ -29,6 +30,7 @@ class Access:
 
     token: str = field(repr=False)
     ca_pem: str | None
+    gateway_ca_pem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,22 @@ def access(spec: ToolboxSpec, secrets: Mapping[str, Body | None]) -> Access | Un
         )
     for ref in (spec.ca_secret_ref, spec.gateway_ca_secret_ref):
         if ref is not None and not is_ca(values[ref]):
-            return Unresolved(
-                Reason.SECRET_INVALID,
-                f"The key {ref.key} of the Secret {ref.name} is not a CA certificate in PEM form.",
-            )
-    return Access(token=token, ca_pem=None if spec.ca_secret_ref is None else values[spec.ca_secret_ref])
+            return no_ca(ref)
+    ca, gateway_ca = spec.ca_secret_ref, spec.gateway_ca_secret_ref
+    return Access(
+        token=token,
+        ca_pem=None if ca is None else values[ca],
+        gateway_ca_pem=None if gateway_ca is None else values[gateway_ca],
+    )
 
 
+def no_ca(ref: KeyRef) -> Unresolved:
+    """What is wrong with a value that is no CA."""
+    message = f"The key {ref.key} of the Secret {ref.name} is not a CA certificate in PEM form."
+    return Unresolved(Reason.SECRET_INVALID, message)
+
+
+@lru_cache(maxsize=256)
 def is_ca(pem: str) -> bool:
     """Whether the text holds certificates that TLS can verify with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -29,6 +29,7 @@ MCP_SERVERS = Resource(GROUP, VERSION, "mcpservers", Kind.MCP_SERVER)
 CONNECTIONS = Resource(GROUP, VERSION, "agentmcpconnections", Kind.CONNECTION)
 SECRETS = Resource("", "v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -17,6 +18,7 @@ from toolbox_operator.api.meta import Key
 from toolbox_operator.kube.api import AlreadyExists, Conflict, KubeError, Missing, Refused, Resource
 
 MERGE_PATCH = "application/merge-patch+json"
+JSON = "application/json"
 USER_AGENT = "magic-toolbox-operator"
 
 Observer = Callable[[str, int], None]
@@ -60,13 +62,12 @@ class KubeRest:
         deadline: float,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
     ) -> dict[str, Any]:
         """The JSON object of a 2xx answer. Raises `KubeError` or one of its kinds on everything else."""
-        headers = {"Accept": "application/json", "User-Agent": USER_AGENT, "Content-Type": content_type}
-        url = f"{self._host}{path}"
-        if query:
-            url += f"?{urlencode(query)}"
+        headers = {"Accept": accept, "User-Agent": USER_AGENT, "Content-Type": content_type}
+        url = self._url(path, query)
         status = 0
         try:
             async with asyncio.timeout(deadline):
@@ -89,6 +90,56 @@ class KubeRest:
             return answer
         retry_after = _seconds(response.headers.get("Retry-After"))
         raise _error(method, path, status, answer, retry_after)
+
+    @asynccontextmanager
+    async def lines(
+        self, path: str, *, query: Mapping[str, str], deadline: float, silence: float, accept: str = JSON
+    ) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """The lines of a long GET, once its head is there, which takes at most `deadline` seconds.
+
+        Ends with the answer. Raises `KubeError` or one of its kinds, also when nothing came for `silence` seconds.
+        """
+        headers = {"Accept": accept, "User-Agent": USER_AGENT, "Content-Type": JSON}
+        response: Any = None
+        status = 0
+        try:
+            async with asyncio.timeout(deadline):
+                await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+                answer = await self._api.rest_client.request(
+                    "GET", self._url(path, query), headers=headers, _request_timeout=aiohttp.ClientTimeout(total=None)
+                )
+                response, status = answer.response, int(answer.status)
+                if status != 200:
+                    raw: bytes = await answer.read()
+                    raise _error("GET", path, status, _parse(raw), _seconds(answer.headers.get("Retry-After")))
+            async with aclosing(_lines(response.content, path, silence)) as lines:
+                yield lines
+        except TimeoutError as error:
+            raise KubeError(0, f"GET {path}: no answer within {deadline:g} s") from error
+        except (aiohttp.ClientError, ssl.SSLError, OSError) as error:
+            raise KubeError(0, f"GET {path}: {error or type(error).__name__}") from error
+        finally:
+            if response is not None:
+                response.close()
+            if self._observer is not None:
+                self._observer("GET", status)
+
+    def _url(self, path: str, query: Mapping[str, str] | None) -> str:
+        return f"{self._host}{path}?{urlencode(query)}" if query else f"{self._host}{path}"
+
+
+async def _lines(content: aiohttp.StreamReader, path: str, silence: float) -> AsyncGenerator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(silence):
+                line = await content.readline()
+        except TimeoutError as error:
+            raise KubeError(0, f"GET {path}: nothing came for {silence:g} s") from error
+        except ValueError as error:
+            raise KubeError(200, f"GET {path}: a line is too long") from error
+        if not line:
+            return
+        yield line
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:

@@ -102,6 +102,8 @@ class ConnectionReconciler:
             toolbox=parse_toolbox(toolbox) if toolbox is not None else None,
             host=ctx.hosts.view(on) if on is not None else None,
             use=ctx.usage.due(connection.uid),
+            labels=ctx.labels.of(connection.key.namespace),
+            server_labels=ctx.labels.of(server.key.namespace) if server is not None else None,
         )
 
     async def _open(self, seen: ConnectionObserved, spec: AgentMCPConnectionSpec) -> Outcome:
@@ -119,7 +121,7 @@ class ConnectionReconciler:
             hold = waits_for(Reason.SECRET_CONFLICT, message, quick=True)
             return await self._close(seen, spec, hold)
         if isinstance(ensured, NoCa):
-            hold = waits_for(ensured.reason, ensured.message, ConditionType.RESOLVED_REFS, quick=True)
+            hold = waits_for(ensured.reason, ensured.message, ConditionType.RESOLVED_REFS)
             return await self._without_ca(seen, spec, ensured.tokens, hold)
         secret, tokens, changed = ensured
         programming = await self._program(

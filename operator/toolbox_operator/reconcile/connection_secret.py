@@ -20,6 +20,7 @@ from toolbox_operator.domain.credential import (
     secret_patch,
 )
 from toolbox_operator.domain.inputs import Ref, Source, Unresolved, value_of
+from toolbox_operator.domain.toolbox import is_ca, no_ca
 from toolbox_operator.kube.api import SECRETS, AlreadyExists, Conflict
 from toolbox_operator.reconcile.context import Context
 
@@ -97,6 +98,8 @@ class ConnectionSecret:
         if (ref := toolbox.spec.gateway_ca_secret_ref) is not None:
             body = await self._ctx.kube.get(SECRETS, Key(toolbox.key.namespace, ref.name))
             value = value_of(Ref(Source.SECRET, ref.name), ref.key, body)
+            if not isinstance(value, Unresolved) and not is_ca(value):
+                value = no_ca(ref)
             if isinstance(value, Unresolved):
                 return NoCa(value.reason, f"{value.message} The Toolbox {toolbox.key} refers to it.")
             ca_pem = value

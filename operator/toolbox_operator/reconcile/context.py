@@ -10,7 +10,9 @@ from toolbox_operator.api.meta import Body, Key, Kind
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.kube.api import Kube
 from toolbox_operator.kube.events import Events
+from toolbox_operator.kube.labels import NamespaceLabels
 from toolbox_operator.reconcile.index import Index
+from toolbox_operator.reconcile.sources import Sources
 from toolbox_operator.reconcile.usage import UsageBook
 from toolbox_operator.runtime import Clock, Leadership, Outcome, Requeue, Timings
 from toolbox_operator.store.api import Store
@@ -48,6 +50,8 @@ class Context:
     kube: Kube
     cache: Cache
     index: Index
+    labels: NamespaceLabels
+    sources: Sources
     hosts: Hosts
     store: Store
     usage: UsageBook

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, MutableMapping, Set
 from typing import Any, TypeVar, cast
 
 from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID, Body, Key, Kind
@@ -66,8 +65,9 @@ class Index:
     """A cache listener. What it answers may be more than what holds: whoever asks looks at the objects themselves."""
 
     def __init__(self) -> None:
-        self._referrers: defaultdict[Node, set[Node]] = defaultdict(set)
-        self._carriers: defaultdict[str, set[Key]] = defaultdict(set)
+        self._referrers: dict[Node, set[Node]] = {}
+        self._carriers: dict[str, set[Key]] = {}
+        self._inside: dict[str, set[Node]] = {}
 
     def referrers(self, kind: Kind, key: Key) -> Set[Node]:
         """Objects that refer to this one."""
@@ -77,19 +77,30 @@ class Index:
         """Servers that carry this id."""
         return self._carriers.get(instance_id, frozenset[Key]())
 
+    def inside(self, namespace: str) -> Set[Node]:
+        """Servers and connections in a namespace."""
+        return self._inside.get(namespace, frozenset[Node]())
+
     def changed(self, kind: Kind, key: Key, old: Body | None, new: Body | None) -> None:
         """To be told of every change of the cache, before anybody who asks."""
-        _move(self._referrers, (kind, key), referenced(kind, old), referenced(kind, new))
+        move(self._referrers, (kind, key), referenced(kind, old), referenced(kind, new))
+        if kind in REFERENCE:
+            move(self._inside, (kind, key), _namespace(key, old), _namespace(key, new))
         if kind is Kind.MCP_SERVER:
             before, after = (instance_ids(body) if body is not None else frozenset[str]() for body in (old, new))
-            _move(self._carriers, key, before, after)
+            move(self._carriers, key, before, after)
 
 
-def _move(index: defaultdict[K, set[V]], entry: V, before: Set[K], after: Set[K]) -> None:
+def _namespace(key: Key, body: Body | None) -> frozenset[str]:
+    return frozenset() if body is None else frozenset({key.namespace})
+
+
+def move(index: MutableMapping[K, set[V]], entry: V, before: Set[K], after: Set[K]) -> None:
     """Have the entry under what comes after, and no longer under the rest of what was before."""
     for gone in before - after:
-        index[gone].discard(entry)
-        if not index[gone]:
-            del index[gone]
+        entries = index.get(gone, set[V]())
+        entries.discard(entry)
+        if not entries:
+            index.pop(gone, None)
     for added in after - before:
-        index[added].add(entry)
+        index.setdefault(added, set()).add(entry)

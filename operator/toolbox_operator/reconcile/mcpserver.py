@@ -46,6 +46,8 @@ class _Known:
     generation: int
     hash: str
     read_at: float
+    mark: int
+    """That of `Sources` when they were read: with another one, something they were read from has changed."""
 
 
 class MCPServerReconciler:
@@ -98,6 +100,7 @@ class MCPServerReconciler:
             # Once the host has it under this id, the host keeps others away from it.
             senior=None if placed else senior_with_id(ctx, server.body),
             connections=sum(granted(body) for body in connections_of(ctx, server.key)),
+            labels=ctx.labels.of(server.key.namespace),
         )
 
     async def _deploy(self, seen: ServerObserved, spec: MCPServerSpec) -> Outcome:
@@ -106,18 +109,20 @@ class MCPServerReconciler:
         known = self._known.get(server.key)
         inputs: Inputs | None = None
         now = self._ctx.clock.monotonic()
+        # Before anything is read, so that no change is missed in between.
+        mark = self._ctx.sources.reads((Kind.MCP_SERVER, server.key), refs_of(spec))
         fresh = (
             known is not None
-            and (known.uid, known.generation) == (server.uid, server.generation)
+            and (known.uid, known.generation, known.mark) == (server.uid, server.generation, mark)
             and now - known.read_at < self._ctx.timings.resync * _READ_AGAIN
         )
         if known is None or not fresh or not told(seen.report, server.generation, known.hash):
             resolved = resolve(spec, await read(self._ctx, server.key.namespace, refs_of(spec)))
             if isinstance(resolved, Unresolved):
-                hold = waits_for(resolved.reason, resolved.message, ConditionType.RESOLVED_REFS, quick=True)
+                hold = waits_for(resolved.reason, resolved.message, ConditionType.RESOLVED_REFS)
                 return await self._held(seen, hold)
             inputs = resolved
-            known = self._known[server.key] = _Known(server.uid, server.generation, inputs.hash, now)
+            known = self._known[server.key] = _Known(server.uid, server.generation, inputs.hash, now, mark)
         if inputs is not None and not told(seen.report, server.generation, known.hash):
             try:
                 seen = await self._put(seen, spec, inputs)
@@ -184,3 +189,8 @@ class MCPServerReconciler:
         for toolbox, view in self._ctx.hosts.all().items():
             if any((item.namespace, item.name) == (key.namespace, key.name) for item in view.instances.values()):
                 self._ctx.queue.add(Kind.TOOLBOX, toolbox)
+
+    def _forget(self, key: Key) -> None:
+        """Nothing is read for it any more."""
+        self._known.pop(key, None)
+        self._ctx.sources.forget((Kind.MCP_SERVER, key))

@@ -42,7 +42,7 @@ def instance_id(server: Body) -> str:
     return str(annotated or part(server, "status").get("instanceId") or server["metadata"]["uid"])
 
 
-def uses(server: Body, toolbox: ToolboxObject) -> bool:
+def uses(ctx: Context, server: Body, toolbox: ToolboxObject) -> bool:
     """Whether a server is, or may soon be, on the host of a Toolbox.
 
     One that only names a Toolbox which never took it must not count: anybody could hold up its deletion.
@@ -51,12 +51,14 @@ def uses(server: Body, toolbox: ToolboxObject) -> bool:
         return False
     if toolbox.spec is None or FINALIZER_CLEANUP in (server["metadata"].get("finalizers") or ()):
         return True
-    return toolbox.spec.allowed_servers.namespaces.permits(toolbox.key.namespace, server["metadata"]["namespace"])
+    namespace = server["metadata"]["namespace"]
+    labels = ctx.labels.of(namespace)
+    return toolbox.spec.allowed_servers.namespaces.permits(toolbox.key.namespace, namespace, labels)
 
 
 def servers_of(ctx: Context, toolbox: ToolboxObject) -> list[Body]:
     """The servers that use a Toolbox, those being deleted included."""
-    return [body for body in _referring(ctx, Kind.TOOLBOX, toolbox.key) if uses(body, toolbox)]
+    return [body for body in _referring(ctx, Kind.TOOLBOX, toolbox.key) if uses(ctx, body, toolbox)]
 
 
 def connections_of(ctx: Context, server: Key) -> Iterator[Body]:

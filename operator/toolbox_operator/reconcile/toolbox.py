@@ -51,6 +51,8 @@ class _Seen:
     contact: int
     """Also when the host looks as before: what was asked for between two contacts is still to be done."""
     gateway_down: bool
+    gateway_ca: str | None
+    """What connections copy into their Secrets; None: there is none, or none that can be read."""
 
 
 class ToolboxReconciler:
@@ -61,6 +63,7 @@ class ToolboxReconciler:
     def __init__(self, context: Context):
         self._ctx = context
         self._shown: dict[Key, _Seen] = {}
+        self._gateway_cas: dict[Key, str] = {}
         self._removal = ToolboxRemoval(context)
 
     async def reconcile(self, key: Key) -> Outcome:
@@ -71,6 +74,8 @@ class ToolboxReconciler:
         if body is None:
             await self._ctx.hosts.drop(key)
             self._ctx.store.vanished(Kind.TOOLBOX, key.namespace, key.name)
+            self._ctx.sources.forget((Kind.TOOLBOX, key))
+            self._gateway_cas.pop(key, None)
             self._show(key, None)
             return NOTHING
         toolbox = parse_toolbox(body)
@@ -102,12 +107,17 @@ class ToolboxReconciler:
     async def contact(self, toolbox: ToolboxObject, spec: ToolboxSpec) -> Hold | None:
         """See to it that the host is in contact, if it may be; what stands against it otherwise."""
         lease = float(parse_duration(spec.lease_duration))
-        refs = [Ref(Source.SECRET, ref.name) for ref in secret_refs(spec)]
-        found = await read(self._ctx, toolbox.key.namespace, dict.fromkeys(refs))
+        refs = dict.fromkeys(Ref(Source.SECRET, ref.name) for ref in secret_refs(spec))
+        # Before they are read, so that no change is missed in between.
+        self._ctx.sources.reads((Kind.TOOLBOX, toolbox.key), refs)
+        found = await read(self._ctx, toolbox.key.namespace, refs)
         means = access(spec, {ref.name: body for ref, body in found.items()})
+        self._gateway_cas.pop(toolbox.key, None)
         if isinstance(means, Unresolved):
             self._ctx.hosts.cannot(toolbox.key, HostFailure(means.reason, means.message), lease=lease)
-            return waits_for(means.reason, means.message, ConditionType.REACHABLE, quick=True)
+            return waits_for(means.reason, means.message, ConditionType.REACHABLE)
+        if means.gateway_ca_pem is not None:
+            self._gateway_cas[toolbox.key] = means.gateway_ca_pem
         settings = HostSettings(
             endpoint=spec.endpoint, token=means.token, gateway_url=spec.gateway_url, ca_pem=means.ca_pem
         )
@@ -188,6 +198,7 @@ class ToolboxReconciler:
                 host.state if host is not None else None,
                 host.contact if host is not None else 0,
                 host is not None and host.gateway_down,
+                self._gateway_cas.get(key),
             )
         if self._shown.get(key) == shown:
             return
@@ -204,6 +215,6 @@ def _next(host: HostView | None, timings: Timings) -> Outcome:
         return NOTHING
     moments = [] if host.lost_in is None else [host.lost_in + _A_MOMENT]
     if host.failure is not None and host.failure.reason in _SECRETS_AT_FAULT:
-        # Nobody tells us of a change: these Secrets are not watched.
-        moments.append(timings.ref_retry)
+        # A net: a change of these Secrets is told by their watch.
+        moments.append(timings.backoff_max)
     return Outcome(min(moments)) if moments else NOTHING

@@ -41,7 +41,7 @@ class ToolboxRemoval:
     async def unused(self, toolbox: ToolboxObject) -> bool:
         """Whether the API server itself says that no server uses this Toolbox."""
         live, _ = await self._ctx.kube.list(MCP_SERVERS)
-        return not any(uses(body, toolbox) for body in live)
+        return not any(uses(self._ctx, body, toolbox) for body in live)
 
     def _warn(self, seen: ToolboxObserved, servers: list[Body]) -> None:
         toolbox = seen.toolbox

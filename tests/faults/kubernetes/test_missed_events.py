@@ -72,6 +72,8 @@ class Row:
 
         def matches(event: Event) -> bool:
             wanted = event.type in types if types else event.type != "BOOKMARK"
+            # What is watched of all Secrets tells of a connection's nothing that its own watch does not.
+            wanted = wanted and event.object.get("kind") != "PartialObjectMetadata"
             return wanted and event.resource == self.resource and event.name == watched
 
         self.faults[name] = proxy.stream_fault(matches, Hide(), skip=number)

@@ -30,6 +30,27 @@ ACCEPTED: tuple[AcceptedCase, ...] = (
     AcceptedCase("the root path", SERVER, {"spec.path": "/"}),
     AcceptedCase("a deep path", SERVER, {"spec.path": "/api/v1.2/mcp/"}),
     AcceptedCase("an empty variable", SERVER, {"spec.env": [{"name": "EMPTY", "value": ""}]}),
+    AcceptedCase(
+        "every namespace, by an empty selector",
+        SERVER,
+        {"spec.sharing.namespaces": {"from": "Selector", "selector": dict[str, str]()}},
+    ),
+    AcceptedCase(
+        "the largest selector",
+        TOOLBOX,
+        {
+            "spec.allowedServers.namespaces": {
+                "from": "Selector",
+                "selector": {
+                    "matchLabels": {f"{'a' * 63}.example.com/{number:02}{'b' * 61}": "c" * 63 for number in range(16)},
+                    "matchExpressions": [
+                        {"key": f"k{number}", "operator": "NotIn", "values": ["", *(f"v{n}" for n in range(31))]}
+                        for number in range(16)
+                    ],
+                },
+            }
+        },
+    ),
     AcceptedCase("no tools at all", SERVER, {"spec.expose.tools.allow": []}),
     AcceptedCase("approved tools", SERVER, {"spec.expose.tools.approvedHash": f"sha256:{'0' * 64}"}),
     AcceptedCase("whole CPUs without quotes", SERVER, {"spec.resources.limits.cpu": 2}),

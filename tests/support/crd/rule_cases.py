@@ -35,7 +35,56 @@ _URL = "https, a host, no path and no credentials"
 _PATH = "write an absolute path such as /mcp, without '..', '//', escapes, query or fragment"
 _IMAGE = "write an image reference such as registry.example.com/team/server:1.4, the repository in lower case"
 
+_CHOICES = ((TOOLBOX, "spec.allowedServers.namespaces"), (SERVER, "spec.sharing.namespaces"))
+"""Kinds that choose namespaces, and where."""
+
+
+def _expressions(*expressions: object) -> dict[str, object]:
+    return {"from": "Selector", "selector": {"matchExpressions": list(expressions)}}
+
+
 RULES: tuple[RuleCase, ...] = (
+    *(
+        RuleCase(
+            f"a {kind} with {what}",
+            kind,
+            {path: choice},
+            path,
+            "set selector with from: Selector, and only with it",
+        )
+        for kind, path in _CHOICES
+        for what, choice in (
+            ("from: Selector and no selector", {"from": "Selector"}),
+            ("a selector and from: All", {"from": "All", "selector": {"matchLabels": {"team": "a"}}}),
+            ("a selector and no from", {"selector": dict[str, str]()}),
+        )
+    ),
+    *(
+        RuleCase(
+            f"a {kind} that selects by a key of 318 characters",
+            kind,
+            {path: {"from": "Selector", "selector": {"matchLabels": {f"{'a' * 316}/b": "c"}}}},
+            f"{path}.selector.matchLabels",
+            "write label keys of at most 317 characters",
+        )
+        for kind, path in _CHOICES
+    ),
+    *(
+        RuleCase(
+            f"a {kind} that selects by {what}",
+            kind,
+            {path: _expressions({"key": "tier", "operator": "Exists"}, expression)},
+            f"{path}.selector.matchExpressions[1].values",
+            "give values with In and NotIn, and none with Exists and DoesNotExist",
+        )
+        for kind, path in _CHOICES
+        for what, expression in (
+            ("In without values", {"key": "team", "operator": "In"}),
+            ("NotIn of no values", {"key": "team", "operator": "NotIn", "values": list[str]()}),
+            ("Exists with a value", {"key": "team", "operator": "Exists", "values": ["a"]}),
+            ("DoesNotExist with a value", {"key": "team", "operator": "DoesNotExist", "values": [""]}),
+        )
+    ),
     RuleCase(
         "a toolbox name with a dot", TOOLBOX, {"metadata.name": "tbx.one"}, "metadata.name", f"name the Toolbox {_NAME}"
     ),

@@ -131,8 +131,54 @@ SCHEMA: tuple[SchemaCase, ...] = (
         "a choice in the wrong case",
         SERVER,
         {"spec.sharing.namespaces.from": "all"},
-        "spec.sharing.namespaces.from: must be one of Same, All",
+        "spec.sharing.namespaces.from: must be one of Same, All, Selector",
         served='spec.sharing.namespaces.from: Unsupported value: "all"',
+    ),
+    SchemaCase(
+        "labels as a list",
+        SERVER,
+        {"spec.sharing.namespaces": {"from": "Selector", "selector": {"matchLabels": ["team"]}}},
+        "spec.sharing.namespaces.selector.matchLabels: must be an object with keys and values",
+        served="spec.sharing.namespaces.selector.matchLabels in body must be of type object",
+    ),
+    SchemaCase(
+        "a label whose value is a switch",
+        TOOLBOX,
+        {"spec.allowedServers.namespaces": {"from": "Selector", "selector": {"matchLabels": {"tools": True}}}},
+        "spec.allowedServers.namespaces.selector.matchLabels.tools: must be text; put it in quotes",
+        served="spec.allowedServers.namespaces.selector.matchLabels.tools in body must be of type string",
+    ),
+    SchemaCase(
+        "a label value that Kubernetes would not take",
+        SERVER,
+        {"spec.sharing.namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "team a"}}}},
+        "spec.sharing.namespaces.selector.matchLabels.team: must match ",
+        served="spec.sharing.namespaces.selector.matchLabels.team in body should match",
+    ),
+    SchemaCase(
+        "more labels than a selector may have",
+        SERVER,
+        {
+            "spec.sharing.namespaces": {
+                "from": "Selector",
+                "selector": {"matchLabels": {f"label-{number}": "x" for number in range(17)}},
+            }
+        },
+        "spec.sharing.namespaces.selector.matchLabels: must have at most 16 entries",
+        served="spec.sharing.namespaces.selector.matchLabels in body should have at most 16 properties",
+    ),
+    SchemaCase(
+        "an operator that selectors do not have",
+        SERVER,
+        {
+            "spec.sharing.namespaces": {
+                "from": "Selector",
+                "selector": {"matchExpressions": [{"key": "team", "operator": "Is", "values": ["a"]}]},
+            }
+        },
+        "spec.sharing.namespaces.selector.matchExpressions[0].operator: must be one of In, NotIn, Exists, DoesNotExist",
+        served='selector.matchExpressions[0].operator: Unsupported value: "Is"',
+        older='selector.matchExpressions.operator: Unsupported value: "Is"',
     ),
     SchemaCase(
         "a name that Kubernetes would not take",

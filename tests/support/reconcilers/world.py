@@ -17,14 +17,17 @@ from support.reconcilers.memory_kube import MemoryKube
 from toolbox_operator.api.meta import LABEL_CONNECTION, Body, Key, Kind
 from toolbox_operator.hosts.api import HostSettings
 from toolbox_operator.hosts.registry import Hosts
-from toolbox_operator.kube.api import RESOURCE_OF, SECRETS, Conflict, KubeError, Resource
+from toolbox_operator.kube.api import CONFIG_MAPS, RESOURCE_OF, SECRETS, Conflict, KubeError, Resource
 from toolbox_operator.kube.cache import ObjectCache, SecretCache
+from toolbox_operator.kube.labels import NamespaceLabels
 from toolbox_operator.metrics import Metrics
 from toolbox_operator.reconcile.context import Context
 from toolbox_operator.reconcile.errors import ReconcileError, Stalled, Waiting
 from toolbox_operator.reconcile.fanout import FanOut
 from toolbox_operator.reconcile.index import Index
 from toolbox_operator.reconcile.queue import KeyQueue
+from toolbox_operator.reconcile.relabelled import Relabelled
+from toolbox_operator.reconcile.sources import RESOURCE_OF_SOURCE, Sources, SourceWatch
 from toolbox_operator.reconcile.usage import Accounting, CallRecords, UsageBook
 from toolbox_operator.runtime import Fenced, Timings
 from toolbox_operator.store.api import ConnectionRow, InstanceRow, Live, Row, ToolboxRow
@@ -109,6 +112,10 @@ class World:
         self.leadership = Leading(owner=CLUSTER_ID, epoch=3)
         self.errors: dict[tuple[Kind, Key], BaseException] = {}
         self.passes = 0
+        self.watching_sources = True
+        """Whether the watches of Secrets and ConfigMaps deliver."""
+        self.namespaces: dict[str, dict[str, str]] | None = {NS: {}}
+        """Labels by namespace, for this process and the next; None: the watch of namespaces has not begun."""
         self._begin()
 
     def _begin(self) -> None:
@@ -128,10 +135,20 @@ class World:
         index = Index()
         self.cache.listen(index.changed)
         self.cache.listen(FanOut(self.queue, index).changed)
+        self.labels = NamespaceLabels()
+        self.labels.listen(Relabelled(self.queue, self.cache, index).changed)
+        if self.namespaces is not None:
+            self.labels.begun([namespace_body(name, labels) for name, labels in self.namespaces.items()])
+        self.sources = Sources(self.queue, spread=TIMINGS.resync / 10)
+        self.source_watches = {
+            resource.plural: SourceWatch(self.sources, source) for source, resource in RESOURCE_OF_SOURCE.items()
+        }
         self.context = Context(
             kube=self.kube,
             cache=self.cache,
             index=index,
+            labels=self.labels,
+            sources=self.sources,
             hosts=self.hosts,
             store=self.store,
             usage=usage,
@@ -169,6 +186,8 @@ class World:
             key = self.secrets.apply("DELETED" if gone else "MODIFIED", body)
             if key is not None:
                 self.queue.add(Kind.CONNECTION, key)
+        if self.watching_sources and (watch := self.source_watches.get(resource.plural)) is not None:
+            watch.changed("DELETED" if gone else "MODIFIED", {"metadata": body["metadata"]})
 
     # ---- running
     async def settle(self, *, limit: int = 500) -> None:
@@ -309,6 +328,17 @@ class World:
         self.kube.apply(SECRETS, {"metadata": {"namespace": namespace, "name": name}, "data": encoded})
         return Key(namespace, name)
 
+    def config_map(self, name: str, namespace: str = NS, **data: str) -> Key:
+        """Apply a ConfigMap."""
+        self.kube.apply(CONFIG_MAPS, {"metadata": {"namespace": namespace, "name": name}, "data": data})
+        return Key(namespace, name)
+
+    def namespace(self, name: str, **labels: str) -> None:
+        """Create a namespace, or give it these labels instead of those it has."""
+        if self.namespaces is not None:
+            self.namespaces[name] = labels
+        self.labels.changed("MODIFIED", namespace_body(name, labels))
+
     def body(self, kind: Kind, key: Key) -> dict[str, Any]:
         """The object."""
         body = self.kube.peek(RESOURCE_OF[kind], key)
@@ -333,6 +363,11 @@ class World:
     def ready(self, kind: Kind, key: Key) -> tuple[str, str]:
         """(status, reason) of Ready."""
         return self.condition(kind, key, "Ready")
+
+
+def namespace_body(name: str, labels: dict[str, str]) -> Body:
+    """The metadata of a namespace as its watch delivers it."""
+    return {"metadata": {"name": name, "labels": labels}}
 
 
 TIMINGS = Timings(backoff_first=0.01, backoff_max=0.05, calls_active=1e5, calls_idle=1e5)

@@ -60,10 +60,10 @@ def test_every_reference_meets_an_object_that_accepts_it() -> None:
 
     for (namespace, _), server in servers.items():
         at = target(server.toolbox_ref, namespace)
-        assert toolboxes[at].allowed_servers.namespaces.permits(at[0], namespace)
+        assert toolboxes[at].allowed_servers.namespaces.permits(at[0], namespace, {})
     for (namespace, _), spec in objects(Kind.CONNECTION).items():
         at = target(AgentMCPConnectionSpec.model_validate(spec).server_ref, namespace)
-        assert servers[at].sharing.namespaces.permits(at[0], namespace)
+        assert servers[at].sharing.namespaces.permits(at[0], namespace, {})
 
 
 def test_every_image_is_under_the_prefix_that_the_readme_says_to_replace() -> None:
