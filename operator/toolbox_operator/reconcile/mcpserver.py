@@ -178,10 +178,6 @@ class MCPServerReconciler:
                 )
             )
 
-    def _forget(self, key: Key) -> None:
-        self._known.pop(key, None)
-        self._pace.forget(key)
-
     def _gone(self, key: Key) -> None:
         """The object is gone: what still runs under its name is swept by the host's Toolbox."""
         self._ctx.store.vanished(Kind.MCP_SERVER, key.namespace, key.name)
@@ -193,4 +189,5 @@ class MCPServerReconciler:
     def _forget(self, key: Key) -> None:
         """Nothing is read for it any more."""
         self._known.pop(key, None)
+        self._pace.forget(key)
         self._ctx.sources.forget((Kind.MCP_SERVER, key))

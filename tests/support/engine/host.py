@@ -84,7 +84,8 @@ class EngineHost:
     def want_sessions(self, instance: str, **changes: Any) -> None:
         """Desire a stdio instance; by default one that repeats every line."""
         stdio: dict[str, Any] = {"transport": "stdio", "port": None, "path": None, "sessions": {"max_sessions": 10}}
-        self.want(instance, **(stdio | {"command": ("cat",)} | changes))
+        members: dict[str, Any] = stdio | {"command": ("cat",)} | changes
+        self.want(instance, **members)
 
     async def deployed(self, instance: str, seconds: float = 20, **expected: Any) -> Seen:
         """Wait until sessions can be opened, of what was desired with these members of `Seen`."""

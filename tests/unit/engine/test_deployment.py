@@ -15,11 +15,11 @@ from toolbox_dtma.engine.networks import InstanceNetwork, free_subnets, sessions
 from toolbox_dtma.engine.plan import Candidate, Do, Situation, Step
 from toolbox_dtma.engine.session_spec import session_config
 from toolbox_dtma.engine.spec import container_config
-from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceState
+from toolbox_dtma.wire import DesiredInstance, Egress, InstancePhase, InstanceState
 
 KEY = b"k" * 32
 NAMES = HostNames("7c5e4d6a-0f3b-4a53-9a43-0c1f9a5f8f11")
-NETWORK = InstanceNetwork("net-1", "mtb-net", IPv4Network("10.200.0.0/28"))
+NETWORK = InstanceNetwork("net-1", "mtb-net", IPv4Network("10.200.0.0/28"), Egress.INTERNET)
 
 
 def desired(**changes: Any) -> DesiredInstance:
@@ -32,8 +32,9 @@ def situation(
     state: InstanceState = InstanceState.RUNNING,
     image: str | None = "sha256:aa",
     network: bool = True,
+    spare: bool = False,
 ) -> Situation:
-    return Situation(state, candidates, False, image, network, None, None, 0.0, 100.0)
+    return Situation(state, candidates, False, image, network, None, None, 0.0, 100.0, spare_network=spare)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def situation(
         (situation(), True, Do.SETTLE, InstancePhase.STARTING),
         (situation(image=None), True, Do.PULL, InstancePhase.PENDING),
         (situation(network=False), True, Do.MAKE_NETWORK, InstancePhase.PENDING),
+        (situation(network=False, spare=True), True, Do.REMOVE_NETWORK, InstancePhase.PENDING),
         (situation(), False, Do.REPLACE_NETWORK, InstancePhase.PENDING),
         (situation(state=InstanceState.STOPPED), True, Do.SETTLE, InstancePhase.STOPPED),
         # A stopped server needs neither image nor network, and what it has may stay too small.
@@ -130,7 +132,7 @@ def test_a_subnet_has_an_address_for_every_session_and_for_probes(sessions: int,
 def test_a_network_fits_if_it_is_large_enough() -> None:
     assert fits(None, desired()) and fits(NETWORK, desired())
     assert not fits(NETWORK, desired(sessions={"max_sessions": 12}))
-    assert fits(InstanceNetwork("n", "n", IPv4Network("10.200.0.0/22")), desired())
+    assert fits(InstanceNetwork("n", "n", IPv4Network("10.200.0.0/22"), Egress.INTERNET), desired())
 
 
 def test_larger_subnets_have_bridges_of_their_own_beside_smaller_ones() -> None:

@@ -18,7 +18,7 @@ def test_the_host_is_told_of_sessions_and_the_toolbox_is_the_quickstarts() -> No
     assert server.spec is not None
     at = toolbox_of(server)
     assert at is not None
-    assert permitted(server, parse_toolbox(as_read(OBJECTS[Kind.TOOLBOX, at])))
+    assert permitted(server, parse_toolbox(as_read(OBJECTS[Kind.TOOLBOX, at])), None)
     inputs = resolve(server.spec, {})
     assert isinstance(inputs, Inputs)
     desired = desired_instance(server, server.spec, inputs)
