@@ -13,7 +13,6 @@ from math import ceil
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.broker.control import NoSession
@@ -24,6 +23,7 @@ from toolbox_dtma.broker.session import InputFull, Owner, Session, SessionOver
 from toolbox_dtma.broker.sessions import NotBegun, Sessions
 from toolbox_dtma.gateway.downstream import write
 from toolbox_dtma.gateway.headers import CONNECTION, EVENT_STREAM, PROBE, SESSION
+from toolbox_dtma.gateway.http import AuditedConnection, broken
 from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, not_found, rpc_error
@@ -98,6 +98,8 @@ class Face:
             raise Refusal.rpc(400, "body", PARSE_ERROR, str(error)) from None
         first = heard.requests[0].id if heard.requests and not heard.batch else None
         _check_version(request, heard, first)
+        if any(asked.id is None for asked in heard.requests):
+            raise Refusal.rpc(400, "id", INVALID_REQUEST, "The id of a request must be a string or a number")
         try:
             if SESSION not in request.headers:
                 return await self._begin(instance, owner, heard, first)
@@ -109,7 +111,7 @@ class Face:
             raise _gone(first) from None
         except InputFull as full:
             raise Refusal.rpc(504, "input", SERVER_ERROR, str(full).capitalize(), id=first) from None
-        except (IdInUse, NotAMessage) as error:
+        except IdInUse as error:
             raise Refusal.rpc(400, "id", INVALID_REQUEST, str(error).capitalize(), id=first) from None
         except TooMany as many:
             raise _later(503, str(many), first, RETRY_SECONDS) from None
@@ -191,7 +193,7 @@ class Face:
 _EVENTS = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
 
 
-class _Connection(RequestHandler):
+class _Connection(AuditedConnection):
     """A connection from a process of this process's own user; others are closed before they have said anything."""
 
     __slots__ = ()
@@ -199,6 +201,7 @@ class _Connection(RequestHandler):
     def __init__(self, server: web.Server):
         super().__init__(
             server,
+            lambda _, refusal: refusal.response(),
             loop=asyncio.get_running_loop(),
             auto_decompress=False,
             tcp_keepalive=False,
@@ -237,6 +240,8 @@ async def _body(request: web.BaseRequest) -> bytes:
                 if len(raw) > MAX_REQUEST_BYTES:
                     message = f"A body may have at most {MAX_REQUEST_BYTES} bytes"
                     raise Refusal.rpc(413, "too-large", SERVER_ERROR, message)
+    except web.RequestPayloadError:
+        raise broken() from None
     except TimeoutError:
         raise Refusal.rpc(408, "slow-body", SERVER_ERROR, "The body did not arrive in time") from None
     return bytes(raw)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from toolbox_dtma.broker.messages import PROGRESS, Id, Message, NotAMessage
+from toolbox_dtma.broker.messages import PROGRESS, Id, Message
 from toolbox_dtma.gateway.parsing import Kind
 
 MAX_RUNNING = 512
@@ -87,11 +87,8 @@ class Routes:
         return id in self._calls
 
     def begin(self, stream: int, requests: Sequence[Message]) -> None:
-        """A POST with requests. Raises `IdInUse`, `TooMany`, and `NotAMessage` for an id that is none; then nothing
-        has begun."""
+        """A POST with requests, which all have an id. Raises `IdInUse`, `TooMany`; then nothing has begun."""
         ids = {request.id for request in requests if request.id is not None}
-        if any(request.id is None for request in requests):
-            raise NotAMessage("the id of a request must be a string or a number")
         if len(ids) < len(requests) or not ids.isdisjoint(self._calls):
             raise IdInUse("a request with this id is still running")
         if len(self._calls) + len(ids) > MAX_RUNNING:

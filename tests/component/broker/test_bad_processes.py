@@ -195,6 +195,18 @@ async def test_requests_that_are_never_answered_are_bounded(
         assert len(answers) == 128 and {each["error"]["code"] for each in answers} == {-32000}
 
 
+async def test_a_body_whose_framing_breaks_is_refused(broker: Broker, script: Script) -> None:
+    path = path_of(broker.dtma.instance(script))
+    reader, writer = await asyncio.open_unix_connection(broker.path)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nMcp-Toolbox-Connection: c\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head.encode() + b"2\r\n{}\r\nno size\r\n")
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    assert b" 400 " in answer.splitlines()[0] and b"not well-formed" in answer and b"no size" not in answer
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_a_body_that_is_too_large_is_refused(http: httpx.AsyncClient, broker: Broker, script: Script) -> None:
     path = path_of(broker.dtma.instance(script))
     answer = await http.post(path, content=b" " * (4 * MEBIBYTE + 1), headers=headers_of("c-1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from typing import Any
 
 import httpx
 import pytest
@@ -82,6 +83,10 @@ async def test_what_has_no_session_is_told_to_begin_with_a_handshake(
     for body in (request("tools/list"), {"jsonrpc": "2.0", "method": "notifications/initialized"}, [INITIALIZE]):
         answer = await http.post(path, json=body, headers=headers_of("c-1"))
         assert answer.status_code == 400 and "begin with initialize" in answer.json()["error"]["message"]
+    ids: list[Any] = [None, True, [], {}]
+    for id_ in ids:
+        answer = await http.post(path, json={**INITIALIZE, "id": id_}, headers=headers_of("c-1"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32600)
     assert (await http.get(path, headers=headers_of("c-1"))).status_code == 400
     assert (await http.put(path, headers=headers_of("c-1"))).status_code == 405
     assert (await http.get("/instances/x/other", headers=headers_of("c-1"))).status_code == 404

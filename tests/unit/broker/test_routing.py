@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from toolbox_dtma.broker.messages import Id, Message, NotAMessage, read
+from toolbox_dtma.broker.messages import Id, Message, read
 from toolbox_dtma.broker.routing import (
     MAX_KEPT,
     MAX_KEPT_BYTES,
@@ -140,14 +140,6 @@ def test_the_call_of_a_client_that_hung_up_runs_on_and_its_answer_and_progress_a
     assert table.place(answer("a")).fate is Fate.DROPPED
     table.begin(2, [request("a")])
     assert table.place(answer("a")) == Place(Fate.SENT, 2, last=True)
-
-
-@pytest.mark.parametrize("id", [None, True, {}, [1]])
-def test_a_request_needs_an_id_that_is_a_string_or_a_number(id: Any) -> None:
-    table = routes()
-    with pytest.raises(NotAMessage):
-        table.begin(1, [request("good"), request(id)])
-    assert not table.attended and not table.is_running("good")
 
 
 def test_an_id_is_used_once_at_a_time() -> None:

@@ -29,6 +29,7 @@ FIXED = {"Accept-Encoding": "identity", "Host": "localhost:3001", "Mcp-Toolbox-C
         "Host",
         "Accept-Encoding",
         "Mcp-Toolbox-Connection",
+        "Mcp-Toolbox-Probe",
         "Mcp-Session-Id",
         "Last-Event-ID",
         "Content-Length",
