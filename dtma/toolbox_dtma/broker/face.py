@@ -93,7 +93,7 @@ class Face:
     async def _post(self, request: web.BaseRequest, instance: str, owner: Owner) -> web.StreamResponse:
         raw = await _body(request)
         try:
-            heard = run(read(raw)) if is_quick(raw) else await self._sessions.stepper.run(read(raw))
+            heard = run(read(raw)) if is_quick(raw) else await self._sessions.turns.run(read(raw))
         except NotAMessage as error:
             raise Refusal.rpc(400, "body", PARSE_ERROR, str(error)) from None
         first = heard.requests[0].id if heard.requests and not heard.batch else None

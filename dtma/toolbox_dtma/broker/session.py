@@ -15,9 +15,9 @@ from toolbox_dtma.broker.framing import Frames, Lines, LineTooLong, Stream, Tail
 from toolbox_dtma.broker.messages import Heard, Id, Message, NotAMessage, read
 from toolbox_dtma.broker.outlets import Outlet, Said
 from toolbox_dtma.broker.routing import Fate, Place, Routes
+from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
-from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.link.broker import Closing
 
 READ_BYTES = 64 * 1024
@@ -75,7 +75,7 @@ class Shared:
     """What all sessions use together."""
 
     patience: Patience
-    stepper: Stepper
+    turns: Turns
     budget: Budget
     keeper: Keeper
 
@@ -269,7 +269,7 @@ class Session:
                 raise _TooMuch
 
     async def _deliver(self, line: bytes) -> None:
-        heard = run(read(line)) if is_quick(line) else await self._shared.stepper.run(read(line))
+        heard = run(read(line)) if is_quick(line) else await self._shared.turns.run(read(line))
         for message in heard.messages:
             outlet = self._put(self._routes.place(message), _said(message))
             if outlet is not None:

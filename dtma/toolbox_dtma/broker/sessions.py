@@ -13,7 +13,7 @@ from toolbox_dtma.broker.control import Control
 from toolbox_dtma.broker.messages import Heard
 from toolbox_dtma.broker.outlets import Outlet, Said
 from toolbox_dtma.broker.session import Owner, Patience, Session, SessionOver, Shared
-from toolbox_dtma.gateway.stepping import Stepper
+from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.link.broker import Closing, Ended, SessionEnded
 
 ID_BYTES = 16
@@ -37,9 +37,9 @@ class Sessions:
     ):
         self._log = log
         self.control = Control(control, ended=self._ended)
-        self.stepper = Stepper()
+        self.turns = Turns()
         self._patience = patience or Patience()
-        self._shared = Shared(self._patience, self.stepper, budget or Budget(), self)
+        self._shared = Shared(self._patience, self.turns, budget or Budget(), self)
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()

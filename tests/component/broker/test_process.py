@@ -65,7 +65,7 @@ async def test_when_it_stops_whoever_waits_is_told(script: Script, how: str) -> 
         assert await asyncio.to_thread(broker.process.wait, 10) == 0
         if how == "SIGTERM":
             (name,) = broker.dtma.sessions(instance)
-            assert broker.dtma.closed[name] is Closing.CLIENT
+            assert await broker.dtma.why_closed(name) is Closing.CLIENT
 
 
 def test_a_message_of_dtma_that_it_does_not_understand_ends_it() -> None:
@@ -116,4 +116,4 @@ async def test_a_session_that_opens_when_nobody_waits_any_more_is_given_back(scr
             broker.dtma.release()
             await (await script.process()).ended()
         (name,) = broker.dtma.sessions(instance)
-        assert broker.dtma.closed[name] is Closing.CLIENT
+        await asyncio.to_thread(eventually, lambda: broker.dtma.closed.get(name) is Closing.CLIENT, "it is given back")

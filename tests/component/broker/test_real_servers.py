@@ -12,7 +12,6 @@ from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import CreateMessageResult, ElicitResult, TextContent
 
-from support.async_poll import until
 from support.broker import stdio_server
 from support.broker.client import sdk_client
 from support.broker.programs import Process, Spawned
@@ -51,9 +50,7 @@ async def test_a_client_of_every_era_finds_the_server_and_its_tools(broker: Brok
             assert "echo" in {tool.name for tool in (await client.list_tools()).tools}
             assert await said(client, "echo", {"text": "é \u2028 \n\r\t \U0001f600"}) == "é \u2028 \n\r\t \U0001f600"
     names = broker.dtma.sessions(instance)
-    assert await until("both closed", lambda: [broker.dtma.closed.get(name) for name in names], all) == (
-        [Closing.CLIENT] * 2
-    )
+    assert [await broker.dtma.why_closed(name) for name in names] == [Closing.CLIENT] * 2
 
 
 async def test_each_session_has_a_process_of_its_own(broker: Broker, instance: str) -> None:
@@ -113,7 +110,7 @@ async def test_a_process_that_dies_in_the_middle_of_calls_ends_all_of_them_with_
         with pytest.raises(MCPError):
             await client.list_tools()
     (name,) = broker.dtma.sessions(instance)
-    assert broker.dtma.closed[name] is Closing.ENDED
+    assert await broker.dtma.why_closed(name) is Closing.ENDED
 
 
 async def test_a_program_that_is_no_server_is_told_to_the_client_at_once(broker: Broker) -> None:

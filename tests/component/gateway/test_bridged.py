@@ -12,12 +12,11 @@ import httpx
 import pytest
 from mcp_types import ElicitResult, TextContent
 
-from support.async_poll import until
 from support.broker import stdio_server
 from support.broker.programs import Script, Scripted, Spawned
 from support.broker.world import Broker, running_broker
 from support.gateway.mcp_http import INITIALIZE, RawSession, request, sdk_client
-from support.gateway.world import Connection, World, restricted
+from support.gateway.world import Connection, World, eventually, restricted
 from toolbox_dtma.link.broker import Closing, Refused, SessionRefused
 from toolbox_dtma.link.messages import ProbeResult, Surface
 
@@ -81,7 +80,7 @@ async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(ga
         assert steps == [0.0, 1.0, 2.0]
     (name,) = broker.dtma.sessions(instance)
     assert broker.dtma.asked[-1].connection == connection.uid
-    assert await until("closed", lambda: broker.dtma.closed.get(name)) is Closing.CLIENT
+    assert await broker.dtma.why_closed(name) is Closing.CLIENT
 
 
 async def test_a_session_is_of_one_connection_and_one_incarnation(
@@ -185,7 +184,7 @@ def test_a_probe_holds_its_conversation_in_a_session_of_its_own(gateway: World, 
     (asked,) = [each for each in broker.dtma.asked if each.instance == instance]
     assert (asked.connection, asked.ticket) == ("", "ticket-8")
     (name,) = broker.dtma.sessions(instance)
-    assert broker.dtma.closed[name] is Closing.CLIENT
+    eventually(lambda: broker.dtma.closed.get(name) is Closing.CLIENT, "its session is closed")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def path_of(instance: str) -> str:
 async def unix_http(path: Path) -> AsyncGenerator[httpx.AsyncClient]:
     """A plain HTTP client of a unix socket."""
     transport = httpx.AsyncHTTPTransport(uds=str(path), limits=httpx.Limits(max_connections=None))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as http:
         yield http
 
 
@@ -105,7 +105,7 @@ async def sdk_client(path: Path, instance: str, connection: str = "c-1", **optio
     transport = httpx2.AsyncHTTPTransport(uds=str(path))
     headers = {"Mcp-Toolbox-Connection": connection}
     async with (
-        httpx2.AsyncClient(transport=transport, headers=headers, timeout=20) as http,
+        httpx2.AsyncClient(transport=transport, headers=headers, timeout=60) as http,
         Client(streamable_http_client(f"http://localhost{path_of(instance)}", http_client=http), **options) as client,
     ):
         yield client

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from localstack import runtime
 from localstack.processes import Command, User, launcher
+from support.async_poll import until
 from support.broker.programs import Process, Program
 from support.gateway.world import UNPRIVILEGED, eventually
 from toolbox_dtma.link.broker import (
@@ -65,6 +66,10 @@ class FakeDtma:
     def sessions(self, instance: str) -> list[str]:
         """Names of the sessions of an instance that were ever opened, oldest first."""
         return [name for name in self._names if name.startswith(f"{instance}.")]
+
+    async def why_closed(self, session: str) -> Closing | None:
+        """Why the broker closes a session, once it says so."""
+        return await until("closed by the broker", lambda: self.closed.get(session))
 
     def end(self, session: str, why: Ended, message: str) -> None:
         """Say that a session is over."""
