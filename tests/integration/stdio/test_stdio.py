@@ -88,16 +88,15 @@ async def test_all_that_a_server_may_have_is_a_bound_and_a_closed_session_makes_
     stdio_host: StdioHost, instance: str
 ) -> None:
     _, token = stdio_host.grant(instance)
-    async with AsyncExitStack() as last_three:
+    async with AsyncExitStack() as three:
+        for _ in range(3):
+            await three.enter_async_context(stdio_host.client(instance, token))
         async with stdio_host.client(instance, token):
-            for _ in range(3):
-                await last_three.enter_async_context(stdio_host.client(instance, token))
             why = await refused(stdio_host, instance, token)
             assert "All 4 sessions" in why
             assert len(stdio_host.sessions(instance)) == 4
-        async with asyncio.timeout(10):
-            async with stdio_host.client(instance, token) as client:
-                assert await told(client, "count") == "1"
+        async with asyncio.timeout(10), stdio_host.client(instance, token) as client:
+            assert await told(client, "count") == "1"
 
 
 async def test_a_revoked_connection_loses_its_container_at_once(stdio_host: StdioHost, instance: str) -> None:
