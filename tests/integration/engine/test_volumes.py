@@ -166,16 +166,15 @@ async def test_what_is_retained_is_found_again_by_the_same_object_and_by_nobody_
     await host.engine.remove(instance)
     (retained,) = host.volumes()
 
-    for stranger in ({"owner": "cluster-2"}, {"namespace": "other"}, {"name": "other"}):
-        host.want(instance, volumes=(DATA,), **stranger)
-        await host.running(instance)
+    strangers = ({"owner": "cluster-2"}, {"namespace": "other"}, {"name": "other"})
+    for generation, stranger in enumerate(strangers, start=2):
+        await replaced(host, instance, generation, volumes=(DATA,), **stranger)
         assert host.execute(instance, "ls", "-A", "/data") == ""
         assert len(host.volumes()) == 2
         await host.engine.remove(instance, volumes_of=host.wanted(instance, **stranger).holder)
         assert host.volumes() == [retained]
 
-    host.want(instance, uid="another-uid", volumes=(DATA,))
-    await host.running(instance)
+    await replaced(host, instance, 9, uid="another-uid", volumes=(DATA,))
     assert host.execute(instance, "cat", "/data/file") == "secret"
     assert host.volumes() == [retained]
     await host.engine.remove(instance, volumes_of=host.wanted(instance).holder)
