@@ -149,7 +149,7 @@ class MetadataWatch:
             try:
                 while True:
                     page = await self._page(query)
-                    bodies.extend(_trimmed(item) for item in page["items"])
+                    bodies.extend(_trimmed(item) for item in page["items"] or ())
                     version = version or page["metadata"]["resourceVersion"]
                     if not page["metadata"].get("continue"):
                         return bodies, version
@@ -162,12 +162,10 @@ class MetadataWatch:
     async def _page(self, query: dict[str, str]) -> dict[str, Any]:
         path = collection_path(self._resource)
         page = await self._rest.request("GET", path, deadline=LIST_DEADLINE, query=query, accept=LIST)
-        metadata = page.get("metadata")
-        if (
-            not isinstance(page.get("items"), list)
-            or not isinstance(metadata, dict)
-            or "resourceVersion" not in metadata
-        ):
+        # Of no object at all the API server's list of metadata is null.
+        items, metadata = page.get("items", ()), page.get("metadata")
+        whole = items is None or isinstance(items, list)
+        if not whole or not isinstance(metadata, dict) or "resourceVersion" not in metadata:
             raise KubeError(200, f"list of {self._resource.plural}: the answer is not a complete list")
         return page
 

@@ -48,7 +48,8 @@ BROKEN = {"type": "ERROR", "object": {"kind": "Status", "code": 500, "message": 
 class ApiServer:
     """Lists and watches as told. `asked` is every request: its `Accept` and its query."""
 
-    pages: list[list[dict[str, Any]]] = field(default_factory=lambda: [[]])
+    pages: list[list[dict[str, Any]] | None] = field(default_factory=lambda: [None])
+    """Of no object at all there is no list, only null."""
     version: int = 10
     scripts: list[Script | web.Response] = field(default_factory=list[Any])
     """For one watch each; after the last, watches stay open and silent."""
@@ -173,6 +174,16 @@ async def test_without_a_list_it_asks_for_no_more_than_where_to_begin(api: ApiSe
     assert api.lists() == [{"limit": "1"}]
     assert scene.heard.beginnings == [()]
     assert api.watches() == ["10"]
+
+
+@pytest.mark.parametrize("page", [{}, {"items": {}}, {"items": []}], ids=["nothing", "no list", "no version"])
+async def test_what_is_no_complete_list_is_no_beginning(api: ApiServer, page: dict[str, Any]) -> None:
+    api.refusals = [web.json_response({"metadata": {}, **page})]
+    async with watching(api) as scene:
+        await until("refused", lambda: scene.watch.down_for() > 0.0)
+        assert scene.heard.beginnings == []
+        await until("begun", scene.watch.begun.is_set)
+    assert scene.heard.beginnings == [[]]
 
 
 async def test_a_watch_that_ends_is_opened_again_where_it_was(api: ApiServer) -> None:
