@@ -68,15 +68,16 @@ class DockerEngine:
         names = HostNames(host_id)
         client = DockerClient(docker_url, timings)
         firewall = Firewall(names, iptables_runner(timings.command), resolvers=resolvers)
+        volumes = Volumes(client, names)
         self._world = World(
             names=names,
             spec_key=spec_key,
             client=client,
             images=Images(client),
             networks=Networks(client, names, reserved=lambda: reserved_networks(resolvers())),
-            volumes=Volumes(client, names),
+            volumes=volumes,
             firewall=firewall,
-            sessions=SessionContainers(client, names, firewall, spec_key),
+            sessions=SessionContainers(client, names, firewall, volumes, spec_key),
             ledger=Ledger(runtime_dir),
             timings=timings,
             clock=clock,

@@ -21,6 +21,7 @@ from toolbox_dtma.engine.firewall import Firewall
 from toolbox_dtma.engine.models import ContainerSummary
 from toolbox_dtma.engine.names import LABEL_INSTANCE, LABEL_SESSION, HostNames
 from toolbox_dtma.engine.session_spec import session_config
+from toolbox_dtma.engine.volumes import Volumes
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -57,10 +58,13 @@ class _Ending:
 class SessionContainers:
     """Every session's container of this host."""
 
-    def __init__(self, client: DockerClient, names: HostNames, firewall: Firewall, spec_key: bytes) -> None:
+    def __init__(
+        self, client: DockerClient, names: HostNames, firewall: Firewall, volumes: Volumes, spec_key: bytes
+    ) -> None:
         self._client = client
         self._names = names
         self._firewall = firewall
+        self._volumes = volumes
         self._spec_key = spec_key
         self._starts = asyncio.Semaphore(_STARTS)
         self._removals = asyncio.Semaphore(_REMOVALS)
@@ -114,10 +118,14 @@ class SessionContainers:
         self.end(session, grace=0)
 
     async def _started(self, name: str, session: str, deployment: Deployment) -> socket.socket:
+        wanted = deployment.wanted
+        await self._volumes.make(wanted)
         try:
             await self._client.create(name, session_config(self._names, deployment, session, self._spec_key))
         except DockerRefused as refused:
             raise create_failure(refused) from refused
+        if wanted.desired.volumes:
+            await self._hand_over_volumes(wanted.id, name)
         # Before it starts, so that not a byte of its output is missed.
         stream = await self._attached(name)
         try:
@@ -131,6 +139,13 @@ class SessionContainers:
             stream.close()
             raise
         return stream
+
+    async def _hand_over_volumes(self, instance_id: str, name: str) -> None:
+        """Only the first session of a new volume finds anything to do; none that has begun before it can be in one."""
+        container = await self._client.container(name)
+        if container is None:
+            raise NotDeployed(instance_id)
+        await self._volumes.hand_over(instance_id, container)
 
     async def _attached(self, name: str) -> socket.socket:
         try:

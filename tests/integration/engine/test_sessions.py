@@ -270,6 +270,32 @@ async def test_removal_takes_sessions_and_network_along(host: EngineHost, instan
             stream.close()
 
 
+async def test_sessions_share_their_servers_volumes_and_its_user_may_write_to_them(
+    host: EngineHost, instance: str
+) -> None:
+    members: dict[str, Any] = {
+        "command": ("sh", "-c", 'while read -r line; do eval "$line"; done'),
+        "security": {"run_as_user": 12345},
+        "volumes": ({"name": "data", "mount_path": "/data"},),
+    }
+    host.want_sessions(instance, **members)
+    await host.deployed(instance)
+    opened = await asyncio.gather(*(host.engine.open_session(instance, f"s-{number}") for number in range(3)))
+    try:
+        await say(opened[0].stream, b"echo kept > /data/note && echo written\n")
+        assert await frame(opened[0].stream) == (STDOUT, b"written\n")
+        await say(opened[1].stream, b"cat /data/note\n")
+        assert await frame(opened[1].stream) == (STDOUT, b"kept\n")
+        held = {mount["Name"] for shown in containers(host, instance).values() for mount in shown["Mounts"]}
+        (name,) = held
+        await host.engine.remove(instance, volumes_of=host.wanted(instance).holder)
+        assert name not in docker("volume", "ls", "--quiet").split()
+        assert host.ids() == []
+    finally:
+        for each in opened:
+            each.stream.close()
+
+
 async def test_a_server_that_listened_under_this_id_makes_way(host: EngineHost, instance: str) -> None:
     host.want(instance)
     await host.running(instance)
