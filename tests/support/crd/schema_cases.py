@@ -165,7 +165,7 @@ SCHEMA: tuple[SchemaCase, ...] = (
             }
         },
         "spec.sharing.namespaces.selector.matchLabels: must have at most 16 entries",
-        served="spec.sharing.namespaces.selector.matchLabels in body should have at most 16 properties",
+        served="spec.sharing.namespaces.selector.matchLabels",
     ),
     SchemaCase(
         "an operator that selectors do not have",
