@@ -100,8 +100,8 @@ def _mount_point_taken(message: str) -> Failure | None:
     if _ON_A_FILE.search(message):
         return Failure(
             InstanceReason.VOLUME_FAILED,
-            "The image has something else than a directory where a volume is to be mounted: choose another mountPath in "
-            "spec.volumes.",
+            "The image has something else than a directory where a volume is to be mounted: choose another mountPath "
+            "in spec.volumes.",
         )
     return None
 
