@@ -49,9 +49,10 @@ def example(world: World, **metadata: Any) -> Manifest:
 
 
 def call(world: World, tool: str, **arguments: str) -> str:
-    """What a tool says to the agent of the connection."""
+    """What a tool says to the agent of the connection, once the agent may call at all."""
     secret = world.secret(NAMESPACE, f"{CONNECTION.name}-mcp")
     assert secret is not None
+    until("let in", lambda: world.refusal(secret, "word_count", {"text": ""}), lambda why: why is None, seconds=60)
     return world.call(secret, tool, arguments).text
 
 
@@ -75,7 +76,6 @@ def test_notes_outlive_containers_and_the_object_and_end_when_they_are_to(world:
 
     world.patch(NOTES, {"spec": {"env": [{"name": "NOTES", "value": "/data/notes.txt"}, {"name": "N", "value": "2"}]}})
     world.await_condition(NOTES, "Ready", "True")
-    world.await_condition(CONNECTION, "Ready", "True")
     edited = world.status(NOTES)["container"]
     assert edited["id"] != first["container"]["id"]
     assert "kept" in call(world, "recall")
@@ -83,7 +83,6 @@ def test_notes_outlive_containers_and_the_object_and_end_when_they_are_to(world:
     docker("kill", edited["id"])
     until("restarted", lambda: world.status(NOTES)["container"]["restarts"], lambda restarts: restarts == 1)
     world.await_condition(NOTES, "Ready", "True")
-    world.await_condition(CONNECTION, "Ready", "True")
     assert "kept" in call(world, "recall")
     (listed,) = on_host(world, "{{.Name}}").splitlines()
     volume, whose, name, instance = listed.split()
@@ -97,7 +96,6 @@ def test_notes_outlive_containers_and_the_object_and_end_when_they_are_to(world:
     again = example(world, annotations={"magictoolbox.dev/instance-id": instance})
     cluster.apply([again])
     quickstart.wait_ready(cluster, NOTES, 90)
-    world.await_condition(CONNECTION, "Ready", "True")
     assert "kept" in call(world, "recall")
     assert on_host(world, "dangling") == ""
 

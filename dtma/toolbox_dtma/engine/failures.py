@@ -70,6 +70,8 @@ def start_failure(refused: DockerRefused) -> Failure:
         return full
     if _NETWORK.search(refused.message):
         return Failure(InstanceReason.NETWORK_FAILED, f"The container's network failed: {refused.message}")
+    if blocked := _mount_point_taken(refused.message):
+        return blocked
     if found := _EXECUTABLE.search(refused.message):
         return cannot_execute(found["what"], found["why"])
     return Failure(InstanceReason.START_FAILED, f"Docker could not start the container: {refused.message}")
@@ -91,8 +93,23 @@ def network_failure(refused: DockerRefused) -> Failure:
     )
 
 
+_ON_A_FILE = re.compile(r"mount\b.*\bnot a directory", re.I)
+
+
+def _mount_point_taken(message: str) -> Failure | None:
+    if _ON_A_FILE.search(message):
+        return Failure(
+            InstanceReason.VOLUME_FAILED,
+            "The image has something else than a directory where a volume is to be mounted: choose another mountPath "
+            "in spec.volumes.",
+        )
+    return None
+
+
 def volume_failure(refused: DockerRefused) -> Failure:
     """Classify a refused call about volumes."""
-    return disk_full(refused.message) or Failure(
-        InstanceReason.VOLUME_FAILED, f"Docker refused the container's volumes: {refused.message}"
+    return (
+        disk_full(refused.message)
+        or _mount_point_taken(refused.message)
+        or Failure(InstanceReason.VOLUME_FAILED, f"Docker refused the container's volumes: {refused.message}")
     )

@@ -233,11 +233,14 @@ async def test_a_volume_of_that_name_that_is_not_ours_is_never_mounted(host: Eng
     await host.running(instance)
 
 
-async def test_a_path_at_which_the_image_has_a_file_is_told_of(host: EngineHost, instance: str) -> None:
-    host.want(instance, volumes=({"name": "data", "mount_path": "/etc/passwd"},))
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_path_at_which_the_image_has_a_file_is_told_of(
+    host: EngineHost, instance: str, read_only: bool
+) -> None:
+    host.want(instance, volumes=({"name": "data", "mount_path": "/etc/passwd", "read_only": read_only},))
     refused = await host.until(instance, lambda seen: seen.phase is InstancePhase.ERROR, "refused")
-    assert refused.reason in {InstanceReason.VOLUME_FAILED, InstanceReason.START_FAILED}
-    assert "director" in refused.message
+    assert refused.reason is InstanceReason.VOLUME_FAILED
+    assert "choose another mountPath" in refused.message
     await replaced(host, instance, 2, volumes=(DATA,))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.engine.objects import candidate, container, desired_instance
-from toolbox_dtma.engine.failures import DockerRefused, bounded, create_failure, start_failure
+from toolbox_dtma.engine.failures import DockerRefused, bounded, create_failure, start_failure, volume_failure
 from toolbox_dtma.engine.images import Reference
 from toolbox_dtma.engine.ledger import Ledger
 from toolbox_dtma.engine.logs import demultiplexed
@@ -134,10 +134,24 @@ def test_a_refused_create_has_a_reason(text: str, reason: InstanceReason) -> Non
         ("unable to find user bob: no matching entries in passwd file", InstanceReason.START_FAILED),
         ("driver failed programming external connectivity on endpoint", InstanceReason.NETWORK_FAILED),
         ("write /x: no space left on device", InstanceReason.DISK_FULL),
+        ("mount /x/_data:/etc/passwd (via /proc/self/fd/6): not a directory: unknown", InstanceReason.VOLUME_FAILED),
+        ('exec: "/etc/passwd/x": stat /etc/passwd/x: not a directory: unknown', InstanceReason.START_FAILED),
     ],
 )
 def test_a_refused_start_has_a_reason(text: str, reason: InstanceReason) -> None:
     assert start_failure(DockerRefused(500, text)).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mkdir /var/lib/docker/volumes/x: no space left on device", InstanceReason.DISK_FULL),
+        ("mount /x/_data:/y/merged/etc/passwd, flags: 0x5000: not a directory", InstanceReason.VOLUME_FAILED),
+        ("create x: conflict: volume name must be unique", InstanceReason.VOLUME_FAILED),
+    ],
+)
+def test_a_refused_volume_has_a_reason(text: str, reason: InstanceReason) -> None:
+    assert volume_failure(DockerRefused(500, text)).reason is reason
 
 
 def test_messages_are_one_bounded_printable_line() -> None:
