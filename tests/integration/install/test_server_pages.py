@@ -69,7 +69,9 @@ def workshop(tmp_path: Path, docker_engine: Engine, registry: Registry) -> Works
 def blocks(page: str, language: str) -> list[str]:
     """The blocks of a page in a language."""
     text = (REPOSITORY / "docs" / "servers" / f"{page}.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    # All of them in turn, since the end of one looks like the beginning of another without a language.
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block for tag, block in found if tag == language]
 
 
 @pytest.mark.parametrize("page", PAGES)
