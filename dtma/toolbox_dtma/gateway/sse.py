@@ -12,6 +12,7 @@ _LINE_BYTES = 64
 MAX_ID_LINE = 2048
 """Bytes of an `id` line that are looked at; none as long can be resumed by."""
 _BOM = b"\xef\xbb\xbf"
+_BOMS = re.compile(rb"(?:\xef\xbb\xbf)*+")
 _OTHER_BREAKS = re.compile(rb"[\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9]")
 """What some clients take for line ends besides those of the specification."""
 
@@ -67,7 +68,7 @@ class SseRewriter:
         self._max_event = max_event_bytes
         self._after_cr = False
         self._start: bytes | None = b""
-        """First bytes of the stream while they could be a byte order mark; None once decided."""
+        """First bytes of the stream while they could be a byte order mark or follow one; None once decided."""
         self._holding = False
         self._event_begun = False
         self._head = b""
@@ -106,11 +107,14 @@ class SseRewriter:
         if self._start is None:
             return data
         data = self._start + data
+        # All of them: a client takes one away, and would then find a field where policy saw none.
+        if marks := _BOMS.match(data):
+            data = data[marks.end() :]
         if len(data) < len(_BOM) and _BOM.startswith(data):
             self._start = data
             return b""
         self._start = None
-        return data.removeprefix(_BOM)
+        return data
 
     def _pass(self, data: bytes, position: int, out: list[bytes | HeldEvent]) -> int:
         """Consume up to one line. Returns the position after it."""

@@ -300,7 +300,7 @@ async def test_a_server_that_listened_under_this_id_makes_way(host: EngineHost, 
     host.want(instance)
     await host.running(instance)
     host.want_sessions(instance, uid="another-uid")
-    await host.deployed(instance)
+    await host.deployed(instance, container=None)
     assert host.ids() == []
     opened = await host.engine.open_session(instance, "s-1")
     opened.stream.close()

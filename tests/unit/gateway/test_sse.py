@@ -182,3 +182,10 @@ def test_only_a_chunk_of_many_lines_is_read_in_small_portions(chunk: bytes) -> N
     assert b"".join(parts) == chunk
     dense = chunk.count(b"\n") + chunk.count(b"\r") > DENSE_LINES
     assert all(len(part) <= PORTION_BYTES for part in parts) if dense else parts == [chunk]
+
+
+@given(st.integers(0, 5), st.lists(st.integers(0, 4), max_size=8), st.booleans())
+def test_what_leaves_never_begins_with_a_byte_order_mark(marks: int, sizes: list[int], hold: bool) -> None:
+    """A client takes one away, and would read a field where policy saw a line without meaning."""
+    raw = b"\xef\xbb\xbf" * marks + b"data: 1\n\n"
+    assert rewritten(cut(raw, sizes), hold=hold) == b"data: 1\n\n"
