@@ -49,9 +49,10 @@ def test_static_defaults_are_filled_in_and_computed_ones_are_not(cluster_api: Ap
     added = {name: value for name, value in answer.body["spec"].items() if name not in valid(Kind.MCP_SERVER)["spec"]}
     assert added == {
         "expose": {kind: {"allow": ["*"]} for kind in ("tools", "resources", "prompts")},
-        "security": {"readOnlyRootFilesystem": True},
+        "security": {"egress": "Internet", "readOnlyRootFilesystem": True},
         "sharing": {"namespaces": {"from": "Same"}},
         "state": "Running",
+        "volumePolicy": "Delete",
     }
 
 

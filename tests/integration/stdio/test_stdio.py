@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 import uuid
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,8 +207,13 @@ async def test_fifty_sessions_leave_nothing_behind(stdio_host: StdioHost, instan
     await settled()
     assert docker("network", "ls", "--quiet", "--filter", f"label={LABEL_HOST}={stdio_host.host.host_id}") == networks
     for part, pid in parts.items():
-        # Connections to Docker, and of the gateway, are kept for the next call.
-        assert descriptors(pid) <= before[part] + 6, part
+        # Connections to Docker, and of the gateway, are kept for some seconds for the next call.
+        await asyncio.to_thread(
+            until,
+            f"no more descriptors of {part} than {before[part]} and some",
+            lambda pid=pid: descriptors(pid),
+            lambda count, most=before[part] + 6: count <= most,
+        )
         assert len(os.listdir(f"/proc/{pid}/task")) <= threads[part] + 2, part
 
 
@@ -250,10 +257,15 @@ async def test_no_session_outlives_dtma_for_longer_than_its_next_start(
 
 def test_the_broker_is_nobody_and_holds_no_way_to_docker(stdio_host: StdioHost, instance: str) -> None:
     del instance
-    status = dict(
-        line.split(":\t", 1) for line in open(f"/proc/{stdio_host.broker}/status").read().splitlines() if ":\t" in line
-    )
+    process = Path(f"/proc/{stdio_host.broker}")
+    lines = (process / "status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"61750"}
     assert status["Groups"].split() == [] and int(status["CapEff"], 16) == 0
-    targets = [os.readlink(f"/proc/{stdio_host.broker}/fd/{fd}") for fd in os.listdir(f"/proc/{stdio_host.broker}/fd")]
+    targets: list[str] = []
+    for descriptor in (process / "fd").iterdir():
+        # A connection may be closed between two looks.
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(str(descriptor.readlink()))
+    assert targets
     assert not [target for target in targets if "docker" in target]
