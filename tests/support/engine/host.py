@@ -91,7 +91,8 @@ class EngineHost:
         """Wait until sessions can be opened, of what was desired with these members of `Seen`."""
 
         def fits(seen: Seen) -> bool:
-            ready = seen.phase is InstancePhase.STARTING and seen.incarnation is not None
+            # One with an address is the container of a server that listened under this id before.
+            ready = seen.phase is InstancePhase.STARTING and seen.incarnation is not None and seen.address is None
             return ready and all(getattr(seen, name) == value for name, value in expected.items())
 
         return await self.until(instance, fits, f"{instance} deployed {expected}", seconds)
