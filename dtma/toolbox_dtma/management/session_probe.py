@@ -13,6 +13,8 @@ from toolbox_dtma.wire import InstanceReason
 
 EXIT_SECONDS = 0.5
 """What Docker gets to tell of an exit, after a conversation that failed."""
+SILENT_EXIT_SECONDS = 5.0
+"""The same where the process has closed its output."""
 _EXEC_FAILED = frozenset({126, 127})
 
 Ask = Callable[[str, str], Awaitable[Probed | Failure]]
@@ -30,7 +32,8 @@ async def probe_session(sessions: SessionManager, instance_id: str, ask: Ask) ->
             result = await ask(sessions.socket_path, trial.ticket)
             if isinstance(result, Probed):
                 return result
-            return explained(result, await trial.how_it_ended(EXIT_SECONDS))
+            patience = SILENT_EXIT_SECONDS if trial.silent else EXIT_SECONDS
+            return explained(result, await trial.how_it_ended(patience))
     except EngineFailure as failure:
         return Failure(failure.reason, failure.message)
     except BrokerAway as away:

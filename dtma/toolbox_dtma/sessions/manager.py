@@ -154,7 +154,11 @@ class SessionManager:
             case CloseSession():
                 self._let_go(message.session)
                 session = self._sessions.get(message.session)
-                if session is not None:
+                silent = message.why is Closing.ENDED
+                if session is not None and self._trials.let_go(session.name, silent=silent):
+                    # Not ended by us yet: how it ended by itself is what the probe is about to report.
+                    self._forget_session(session)
+                elif session is not None:
                     hostile = message.why is Closing.PROTOCOL
                     self._drop(session, grace=0 if hostile else self._timings.session_grace)
 

@@ -21,6 +21,8 @@ class Trial:
     instance: str
     stream: socket.socket
     """Closed once the broker got it: a ticket opens one session."""
+    silent: bool = False
+    """Whether the process closed its output: it has ended, or is about to."""
     exit: SessionExit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the process ended by itself."""
@@ -61,6 +63,13 @@ class Trials:
         trial = self._by_ticket.get(ticket)
         unused = trial is not None and trial.instance == instance_id and trial.stream.fileno() >= 0
         return trial if unused else None
+
+    def let_go(self, session: str, *, silent: bool) -> bool:
+        """The broker let go of a session. Whether it is one of a trial, whose process the trial ends."""
+        found = [trial for trial in self._by_ticket.values() if trial.session == session]
+        for trial in found:
+            trial.silent = silent
+        return bool(found)
 
     def exited(self, session: str, exit_: SessionExit) -> None:
         """A process ended by itself."""

@@ -330,6 +330,19 @@ async def test_a_ticket_opens_one_session_that_does_not_count(bench: Bench, brok
     assert (await broker.refused("i-1", ticket=trial.ticket)).why is Refused.UNKNOWN
 
 
+async def test_how_a_trial_ended_is_told_also_after_the_broker_let_go_of_it(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    async with bench.manager.trial("i-1") as trial:
+        session = await broker.opened("i-1", ticket=trial.ticket)
+        broker.let_go(session, Closing.ENDED)
+        await until(lambda: trial.silent, "the broker is heard")
+        assert session in bench.engine.processes
+        bench.engine.exit(session, SessionExit(4))
+        assert await trial.how_it_ended(1.0) == SessionExit(4)
+    assert session not in bench.engine.processes
+
+
 async def test_a_trial_that_nobody_came_for_leaves_nothing(bench: Bench, broker: ScriptedBroker) -> None:
     del broker
     async with bench.manager.trial("i-1") as trial:
