@@ -25,7 +25,7 @@ class Trial:
     """Whether the process closed its output: it has ended, or is about to."""
     exit: SessionExit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the process ended by itself."""
+    """Set once the process ended by itself, or cannot any more: it sees the broker's end of the session."""
 
     def take(self) -> socket.socket:
         """The stream, for the broker."""
@@ -69,11 +69,13 @@ class Trials:
         found = [trial for trial in self._by_ticket.values() if trial.session == session]
         for trial in found:
             trial.silent = silent
+            if not silent:
+                trial.ended.set()
         return bool(found)
 
     def exited(self, session: str, exit_: SessionExit) -> None:
         """A process ended by itself."""
         for trial in self._by_ticket.values():
-            if trial.session == session:
+            if trial.session == session and not trial.ended.is_set():
                 trial.exit = exit_
                 trial.ended.set()

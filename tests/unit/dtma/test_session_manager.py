@@ -343,6 +343,17 @@ async def test_how_a_trial_ended_is_told_also_after_the_broker_let_go_of_it(
     assert session not in bench.engine.processes
 
 
+async def test_a_process_that_ends_because_the_broker_let_go_of_it_did_not_end_by_itself(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    async with bench.manager.trial("i-1") as trial:
+        session = await broker.opened("i-1", ticket=trial.ticket)
+        broker.let_go(session, Closing.PROTOCOL)
+        await until(trial.ended.is_set, "the broker is heard")
+        bench.engine.exit(session, SessionExit(0))
+        assert await trial.how_it_ended(1.0) is None
+
+
 async def test_a_trial_that_nobody_came_for_leaves_nothing(bench: Bench, broker: ScriptedBroker) -> None:
     del broker
     async with bench.manager.trial("i-1") as trial:
