@@ -29,8 +29,8 @@ WHOLE_BYTES = 64 * 1024
 class Whole(web.Response):
     """An answer that is known to its end, written at once and past the layers that aiohttp has for those under way.
 
-    In a profile of relayed calls they were a tenth of the samples. Whatever is not the common case goes their way: a client that speaks
-    HTTP/1.0 or wants its connection closed, a worker that drains, an answer without a body or a type.
+    In a profile of relayed calls they were a tenth of the samples. Whatever is not the common case goes their way: a
+    client that speaks HTTP/1.0 or wants its connection closed, a worker that drains, an answer without body or type.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes):

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.engine.far_network import RESOLVED, FarNetwork, far_network
+from support.engine.far_network import RESOLVED, FarNetwork
 from support.engine.host import FAST, SERVER, EngineHost, eventually, is_running
 from support.engine.images import command, docker
 from toolbox_dtma.engine.egress import NO_RESOLVER
@@ -33,24 +33,6 @@ class Destination:
     address: str
     port: int
     says: str
-
-
-@pytest.fixture(scope="module")
-def far() -> Generator[FarNetwork]:
-    """The world beyond the host."""
-    with far_network() as network:
-        yield network
-
-
-@pytest.fixture
-async def resolving(tiny_image: str, tmp_path: Path, far: FarNetwork) -> AsyncGenerator[EngineHost]:
-    """A host whose resolver is the far private address."""
-    host = EngineHost(tmp_path, tiny_image, FAST, resolvers=lambda: (ip_address(far.private),))
-    host.start()
-    try:
-        yield host
-    finally:
-        await host.clean()
 
 
 @pytest.fixture

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Generator
-from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
-from support.engine.far_network import FarNetwork, far_network
-from support.engine.host import FAST, EngineHost, eventually
+from support.engine.far_network import FarNetwork
+from support.engine.host import EngineHost, eventually
 from support.engine.images import command
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def far() -> Generator[FarNetwork]:
-    """The world beyond the host."""
-    with far_network() as network:
-        yield network
-
-
-@pytest.fixture
-async def resolving(tiny_image: str, tmp_path: Path, far: FarNetwork) -> AsyncGenerator[EngineHost]:
-    """A host whose resolver is the far private address."""
-    host = EngineHost(tmp_path, tiny_image, FAST, resolvers=lambda: (ip_address(far.private),))
-    host.start()
-    try:
-        yield host
-    finally:
-        await host.clean()
 
 
 async def reach(host: EngineHost, instance: str, address: str, port: int) -> str:

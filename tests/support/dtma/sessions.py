@@ -168,11 +168,13 @@ class Brokers:
         self.ready = ready
         """Whether a broker says so by itself."""
         self.failure: OSError | None = None
+        self.failures = 0
 
     async def __call__(self, listener: socket.socket, control: socket.socket) -> ScriptedBroker:
         """One more."""
         assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if self.failure is not None:
+            self.failures += 1
             raise self.failure
         end = control.dup()
         end.setblocking(False)
