@@ -207,4 +207,7 @@ def exit_message(container: Container) -> str:
         )
     signal = _SIGNALS.get(code - _SIGNALLED)
     how = f"was ended by {signal} (exit code {code})" if signal else f"exited with code {code}"
+    if signal == "SIGKILL":
+        # Docker misses some: a control group can be gone before its event is read.
+        how += ", which may be for more memory than its limit"
     return f"The container {how}; it is restarted with back-off. Its logs say why."

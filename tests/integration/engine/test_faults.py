@@ -58,8 +58,9 @@ async def test_a_killed_container_is_reported_within_a_second_and_comes_back(hos
 async def test_running_out_of_memory_is_told_apart(host: EngineHost, instance: str) -> None:
     eat = ("sh", "-c", "dd if=/dev/zero of=/dev/null bs=200M")
     host.want(instance, command=eat, limits={"memory_bytes": 16 * 1024 * 1024})
-    seen = await host.until(instance, lambda seen: seen.phase is InstancePhase.ERROR, "error")
-    assert seen.reason is InstanceReason.OUT_OF_MEMORY, seen
+    # Of one kill in fifty Docker 20.10 does not tell that it was for memory: its back-off brings more.
+    seen = await host.until(instance, lambda seen: seen.reason is InstanceReason.OUT_OF_MEMORY, "out of memory")
+    assert seen.phase is InstancePhase.ERROR
     assert "spec.resources.limits.memory" in seen.message
 
 

@@ -264,14 +264,22 @@ async def test_a_spare_that_dies_is_replaced_with_back_off_and_tells_nobody(
     assert broker.ended == [] and session in bench.engine.processes
 
 
+@pytest.mark.parametrize(
+    ("exit_", "words"),
+    [
+        (SessionExit(137, out_of_memory=True), "used more memory than its limit"),
+        (SessionExit(137), "may be for more memory than its limit"),
+        (SessionExit(3), "exited with code 3"),
+    ],
+)
 async def test_an_exit_is_told_at_once_and_the_container_stays_for_the_last_words(
-    bench: Bench, broker: ScriptedBroker
+    bench: Bench, broker: ScriptedBroker, exit_: SessionExit, words: str
 ) -> None:
     session = await broker.opened("i-1", "c-1")
-    bench.engine.exit(session, SessionExit(137, out_of_memory=True))
+    bench.engine.exit(session, exit_)
     assert session in bench.engine.processes and bench.manager.open_sessions == 0
     ended = await broker.heard()
-    assert isinstance(ended, SessionEnded) and ended.why is Ended.EXITED and "memory" in ended.message
+    assert isinstance(ended, SessionEnded) and ended.why is Ended.EXITED and words in ended.message
     await until(lambda: session not in bench.engine.processes, "the container to go")
 
 

@@ -191,7 +191,13 @@ def test_of_two_right_containers_the_running_one_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(0, "exited with code 0"), (137, "SIGKILL"), (143, "SIGTERM"), (200, "exited with code 200")]
+    ("code", "words"),
+    [
+        (0, "exited with code 0"),
+        (137, "SIGKILL (exit code 137), which may be"),
+        (143, "SIGTERM"),
+        (200, "exited with code 200"),
+    ],
 )
 def test_exit_messages_name_code_or_signal(code: int, words: str) -> None:
     assert words in exit_message(container("exited", ExitCode=code))
