@@ -67,6 +67,8 @@ class SessionOpened(Message):
     request: int
     session: str
     idle_seconds: Annotated[float, Field(gt=0)]
+    incarnation: Annotated[str, Field(max_length=256)] = ""
+    """Of what the process is made; equal for processes of one deployment only."""
 
 
 class Refused(StrEnum):

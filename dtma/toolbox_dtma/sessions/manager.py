@@ -27,6 +27,7 @@ from toolbox_dtma.link.broker import (
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions import admission, spares
 from toolbox_dtma.sessions.admission import Refusal
+from toolbox_dtma.sessions.exits import exit_message
 from toolbox_dtma.sessions.keeper import SessionEngine, SpareKeeper
 from toolbox_dtma.sessions.link import ControlLink
 from toolbox_dtma.sessions.records import Bridge, Instance, Session, Spare, new_name
@@ -222,8 +223,8 @@ class SessionManager:
             self._give_up(session, admission.STOPPED)
             return
         session.opened = True
-        answer = SessionOpened(request=session.request, session=session.name, idle_seconds=instance.terms.idle_seconds)
-        self._link.send(answer, opened.stream)
+        idle = instance.terms.idle_seconds if session.connection else PROBE_IDLE_SECONDS
+        self._link.send(_opened(session, idle, opened.incarnation), opened.stream)
 
     def _refuse(self, request: int, refusal: Refusal) -> None:
         if self._link is not None:
@@ -322,24 +323,34 @@ class SessionManager:
         name = new_name()
         async with asyncio.timeout(self._timings.session_open):
             opened = await self._engine.open_session(instance_id, name)
+        trial_sessions = [name]
         try:
-            async with self._trials.holding(instance_id, name, opened) as trial:
+            async with self._trials.holding(instance_id, trial_sessions, opened) as trial:
                 yield trial
         finally:
-            session = self._sessions.get(name)
-            if session is not None:
-                self._end(session, Ended.STOPPED, "The probe is over.")
-            self._engine.end_session(name)
+            for each in trial_sessions:
+                session = self._sessions.get(each)
+                if session is not None:
+                    self._end(session, Ended.STOPPED, "The probe is over.")
+                self._engine.end_session(each)
 
     def _open_for_probe(self, message: OpenSession) -> None:
         trial = self._trials.of(message.ticket, message.instance)
-        if trial is None or self._link is None:
+        instance = self._instances.get(message.instance)
+        if trial is None or instance is None or self._link is None:
             self._refuse(message.request, admission.UNKNOWN)
             return
-        session = Session(trial.session, trial.instance, "", message.request, opened=True)
+        stream = trial.take()
+        if stream is not None:
+            session = Session(trial.session, trial.instance, "", message.request, opened=True)
+            self._sessions[session.name] = session
+            self._link.send(_opened(session, PROBE_IDLE_SECONDS, trial.incarnation), stream)
+            return
+        if trial.session not in self._sessions:
+            self._engine.end_session(trial.session)
+        session = Session(trial.again(), trial.instance, "", message.request)
         self._sessions[session.name] = session
-        answer = SessionOpened(request=message.request, session=session.name, idle_seconds=PROBE_IDLE_SECONDS)
-        self._link.send(answer, trial.take())
+        session.opening = asyncio.create_task(self._begin(session, instance, None), name="open session of a probe")
 
     # ------------------------------------------------------------------ tending
     async def run(self) -> None:
@@ -375,17 +386,7 @@ class SessionManager:
         return min((due - now for due in dues if due is not None and due > now), default=_LONGEST_SLEEP)
 
 
-_KILLED = 137
-"""Exit code of a process that SIGKILL has ended."""
-
-
-def exit_message(exit_: SessionExit) -> str:
-    """A sentence for whoever used the process."""
-    if exit_.out_of_memory:
-        return "The server's process used more memory than its limit and was killed."
-    if exit_.code is None:
-        return "The server's process has ended."
-    if exit_.code == _KILLED:
-        # Docker misses some of those that the kernel kills: a control group can be gone before its event is read.
-        return f"The server's process was killed (exit code {exit_.code}), which may be for more memory than its limit."
-    return f"The server's process has exited with code {exit_.code}."
+def _opened(session: Session, idle_seconds: float, incarnation: str) -> SessionOpened:
+    return SessionOpened(
+        request=session.request, session=session.name, idle_seconds=idle_seconds, incarnation=incarnation
+    )

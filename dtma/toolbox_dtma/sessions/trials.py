@@ -1,4 +1,8 @@
-"""Processes made for probes: each for one conversation, which alone gets it, by the ticket it shows."""
+"""Processes made for probes, which alone get them, by the ticket they show.
+
+Most servers on stdio wait for a handshake, and some of them end when the first thing they are asked is not one. Those
+that speak both show the tools of either only to whom they have not spoken the other with. So a ticket is good for two.
+"""
 
 from __future__ import annotations
 
@@ -11,27 +15,43 @@ from dataclasses import dataclass, field
 from toolbox_dtma.engine.api import SessionExit, SessionStream
 from toolbox_dtma.sessions.records import new_name
 
+MAX_PROCESSES = 2
+"""For one ticket."""
+
 
 @dataclass(eq=False, slots=True)
 class Trial:
-    """One process."""
+    """One conversation, and the process that it talks to now."""
 
     ticket: str
     session: str
     instance: str
     stream: socket.socket
-    """Closed once the broker got it: a ticket opens one session."""
+    """To the first process, which is made ahead. Closed once the broker got it."""
+    incarnation: str
+    """Of what the first process is made."""
+    sessions: list[str]
+    """Names of all processes so far, for whoever ends them."""
     silent: bool = False
     """Whether the process closed its output: it has ended, or is about to."""
     exit: SessionExit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the process ended by itself, or cannot any more: it sees the broker's end of the session."""
 
-    def take(self) -> socket.socket:
-        """The stream, for the broker."""
+    def take(self) -> socket.socket | None:
+        """The stream to the first process, for the broker; None if it has it."""
+        if self.stream.fileno() < 0:
+            return None
         taken = self.stream.dup()
         self.stream.close()
         return taken
+
+    def again(self) -> str:
+        """The name of another process: how the one before ends says nothing any more."""
+        self.session = new_name()
+        self.sessions.append(self.session)
+        self.silent, self.exit, self.ended = False, None, asyncio.Event()
+        return self.session
 
     async def how_it_ended(self, seconds: float) -> SessionExit | None:
         """How the process ended, if it does so within a moment; None if it goes on."""
@@ -48,9 +68,9 @@ class Trials:
         self._by_ticket: dict[str, Trial] = {}
 
     @contextlib.asynccontextmanager
-    async def holding(self, instance_id: str, session: str, opened: SessionStream) -> AsyncGenerator[Trial]:
-        """A trial with a started process, until the end of the context."""
-        trial = Trial(new_name(), session, instance_id, opened.stream)
+    async def holding(self, instance_id: str, sessions: list[str], opened: SessionStream) -> AsyncGenerator[Trial]:
+        """A trial with a started process, whose name is in `sessions`, until the end of the context."""
+        trial = Trial(new_name(), sessions[-1], instance_id, opened.stream, opened.incarnation, sessions)
         self._by_ticket[trial.ticket] = trial
         try:
             yield trial
@@ -59,10 +79,12 @@ class Trials:
             trial.stream.close()
 
     def of(self, ticket: str, instance_id: str) -> Trial | None:
-        """The trial that a ticket was made for; None if it is not for this instance, was used, or is over."""
+        """The trial that a ticket was made for; None if it is not for this instance, was used up, or is over."""
         trial = self._by_ticket.get(ticket)
-        unused = trial is not None and trial.instance == instance_id and trial.stream.fileno() >= 0
-        return trial if unused else None
+        if trial is None or trial.instance != instance_id:
+            return None
+        used_up = trial.stream.fileno() < 0 and len(trial.sessions) == MAX_PROCESSES
+        return None if used_up else trial
 
     def let_go(self, session: str, *, silent: bool) -> bool:
         """The broker let go of a session. Whether it is one of a trial, whose process the trial ends."""
