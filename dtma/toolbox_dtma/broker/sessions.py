@@ -12,9 +12,11 @@ from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.control import Control
 from toolbox_dtma.broker.messages import Heard
 from toolbox_dtma.broker.outlets import Outlet, Said
+from toolbox_dtma.broker.pipe import Streams
 from toolbox_dtma.broker.session import Owner, Patience, Session, SessionOver, Shared
+from toolbox_dtma.broker.stateless import Stateless, connected
 from toolbox_dtma.broker.turns import Turns
-from toolbox_dtma.link.broker import Closing, Ended, SessionEnded
+from toolbox_dtma.link.broker import Closing, Ended, SessionEnded, SessionOpened
 
 ID_BYTES = 16
 STOPPING = "The session broker is stopping"
@@ -38,8 +40,9 @@ class Sessions:
         self._log = log
         self.control = Control(control, ended=self._ended)
         self.turns = Turns()
-        self._patience = patience or Patience()
-        self._shared = Shared(self._patience, self.turns, budget or Budget(), self)
+        self._patience, budget = patience or Patience(), budget or Budget()
+        self._shared = Shared(self._patience, self.turns, budget, self)
+        self.stateless = Stateless(self.control, log, patience=self._patience, turns=self.turns, budget=budget)
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,14 +60,7 @@ class Sessions:
 
         Raises `NoSession`, `NotBegun`, and what `Session.send` does but `SessionOver`.
         """
-        opened, connection = await self.control.open(instance, owner)
-        try:
-            connection.setblocking(False)
-            streams = await asyncio.open_unix_connection(sock=connection)
-        except BaseException:
-            connection.close()
-            self.control.close_session(opened.session, Closing.CLIENT)
-            raise
+        opened, streams = await self.stateless.take(instance, owner) or await self._started(instance, owner)
         id_ = secrets.token_hex(ID_BYTES)
         session = Session(id_, opened.session, instance, owner, opened.idle_seconds, streams, self._shared)
         self._by_id[id_] = self._by_name[opened.session] = session
@@ -79,6 +75,15 @@ class Sessions:
         if begun:
             session.begun()
         return session if begun else None, said
+
+    async def _started(self, instance: str, owner: Owner) -> tuple[SessionOpened, Streams]:
+        opened, connection = await self.control.open(instance, owner)
+        self.stateless.opened(instance, opened)
+        try:
+            return opened, await connected(connection)
+        except BaseException:
+            self.control.close_session(opened.session, Closing.CLIENT)
+            raise
 
     async def _shake_hands(self, session: Session, heard: Heard) -> Said:
         try:
@@ -114,6 +119,7 @@ class Sessions:
         """DTMA says that one is over; it may have crossed our own word for it."""
         session = self._by_name.get(ended.session)
         if session is None:
+            self.stateless.ended(ended)
             return
         if ended.why is Ended.EXITED:
             self._look_after(asyncio.create_task(session.exited(ended.message)))
@@ -125,10 +131,10 @@ class Sessions:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End all of them."""
+        """End all of them, and all other processes."""
         for session in tuple(self._by_id.values()):
             session.end(Closing.CLIENT, STOPPING)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self.stateless.close(STOPPING), return_exceptions=True)
         self.control.close()
 
 
