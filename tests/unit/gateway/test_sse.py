@@ -40,9 +40,9 @@ def rewritten(chunks: list[bytes], *, hold: bool) -> bytes:
 
 
 def reference(raw: bytes) -> bytes:
-    """The whole stream at once, by the words of the specification."""
+    """The whole stream at once, by the words of the specification; but that every mark at its beginning is gone."""
     lines: list[bytes] = []
-    for line in re.split(rb"\r\n|\r|\n", raw.removeprefix(b"\xef\xbb\xbf")):
+    for line in re.split(rb"\r\n|\r|\n", re.sub(rb"\A(?:\xef\xbb\xbf)+", b"", raw)):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field != b"id":
