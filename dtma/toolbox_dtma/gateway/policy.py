@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from toolbox_dtma.gateway.header_values import decode_header
 from toolbox_dtma.gateway.methods import (
@@ -132,8 +132,7 @@ class RevisionMissing(HeaderMismatch):
     code = INVALID_PARAMS
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingHeaders:
+class RoutingHeaders(NamedTuple):
     """The headers that mirror the body, each with all its values."""
 
     version: Sequence[str]
