@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -23,10 +24,12 @@ from toolbox_dtma.link.broker import (
     SessionEnded,
     SessionOpened,
     SessionRefused,
+    Upstream,
 )
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions import admission, spares
 from toolbox_dtma.sessions.admission import Refusal
+from toolbox_dtma.sessions.exits import exit_message
 from toolbox_dtma.sessions.keeper import SessionEngine, SpareKeeper
 from toolbox_dtma.sessions.link import ControlLink
 from toolbox_dtma.sessions.records import Bridge, Instance, Session, Spare, new_name
@@ -51,7 +54,7 @@ class BrokerAway(Exception):
 
 
 class SessionManager:
-    """Sessions, spares and trials of all stdio servers; `broker_*` are for the broker's supervisor to call."""
+    """Sessions, spares and trials of all bridged servers; `broker_*` are for the broker's supervisor to call."""
 
     def __init__(
         self,
@@ -89,22 +92,32 @@ class SessionManager:
 
     # ---------------------------------------------------------------- instances
     def deploy(self, instance_id: str, terms: Sessions, deployed: str | None) -> None:
-        """How an instance stands; with another `deployed` than before, its sessions end."""
+        """How a stdio server is deployed; with another `deployed` than before, its sessions end."""
+        instance = self._deployed(instance_id, terms, deployed, stands=False)
+        if instance.told is None or instance.told.max != terms.max_sessions:
+            instance.told, instance.told_at = instance.counts, self._clock()
+        self._wake.set()
+
+    def stand(self, instance_id: str, upstream: Upstream | None, incarnation: str) -> None:
+        """Where the container of a server is that has one for all sessions; None while it is not to be used."""
+        deployed = None if upstream is None else f"{incarnation} {upstream.model_dump_json()}"
+        self._deployed(instance_id, admission.STANDING, deployed, stands=True).upstream = upstream
+
+    def _deployed(self, instance_id: str, terms: Sessions, deployed: str | None, *, stands: bool) -> Instance:
         self._need_broker()
-        instance = self._instances.get(instance_id)
-        if instance is None:
-            instance = self._instances[instance_id] = Instance(terms, None)
+        known = self._instances.get(instance_id)
+        if known is not None and known.stands is not stands:
+            self.forget(instance_id)
+        instance = self._instances.setdefault(instance_id, Instance(terms, None, stands))
         instance.terms = terms
         if instance.deployed != deployed:
             self._end_all(instance_id, Ended.STOPPED, _STOPPED)
             instance.deployed, instance.incarnation = deployed, new_name()
             instance.back_off = spares.BackOff()
-        if instance.told is None or instance.told.max != terms.max_sessions:
-            instance.told, instance.told_at = instance.counts, self._clock()
-        self._wake.set()
+        return instance
 
     def forget(self, instance_id: str) -> None:
-        """An instance is removed, or listens now."""
+        """An instance is removed, or not bridged any more."""
         if instance_id in self._instances:
             self._end_all(instance_id, Ended.STOPPED, _STOPPED)
             del self._instances[instance_id]
@@ -154,8 +167,7 @@ class SessionManager:
             case CloseSession():
                 self._let_go(message.session)
                 session = self._sessions.get(message.session)
-                silent = message.why is Closing.ENDED
-                if session is not None and self._trials.let_go(session.name, silent=silent):
+                if session is not None and self._trials.let_go(session.name, message.why):
                     # Not ended by us yet: how it ended by itself is what the probe is about to report.
                     self._forget_session(session)
                 elif session is not None:
@@ -175,13 +187,14 @@ class SessionManager:
             self._refuse(message.request, refusal or admission.UNKNOWN)
             return
         spare, instance.spare = instance.spare, None
-        session = Session(
-            spare.name if spare is not None else new_name(), message.instance, message.connection, message.request
-        )
-        self._sessions[session.name] = session
+        name = spare.name if spare is not None else new_name()
+        session = self._sessions[name] = Session(name, message.instance, message.connection, message.request)
         instance.open += 1
         instance.last_used = self._clock()
         self._wake.set()
+        if instance.stands:
+            self._give(session, instance.terms.idle_seconds, None, instance.upstream)
+            return
         ready = spare.ready if spare is not None else None
         if ready is not None:
             self._hand_over(session, instance, ready)
@@ -221,9 +234,13 @@ class SessionManager:
             self._engine.end_session(session.name)
             self._give_up(session, admission.STOPPED)
             return
+        self._give(session, instance.terms.idle_seconds, opened.stream, None)
+
+    def _give(self, session: Session, idle: float, stream: socket.socket | None, upstream: Upstream | None) -> None:
         session.opened = True
-        answer = SessionOpened(request=session.request, session=session.name, idle_seconds=instance.terms.idle_seconds)
-        self._link.send(answer, opened.stream)
+        if self._link is not None:
+            answer = SessionOpened(request=session.request, session=session.name, idle_seconds=idle, upstream=upstream)
+            self._link.send(answer, stream)
 
     def _refuse(self, request: int, refusal: Refusal) -> None:
         if self._link is not None:
@@ -313,15 +330,17 @@ class SessionManager:
     # ------------------------------------------------------------------- trials
     @contextlib.asynccontextmanager
     async def trial(self, instance_id: str) -> AsyncGenerator[Trial]:
-        """A process for one probe, which gets it from the broker for the trial's ticket; gone at the end.
+        """A session for one probe, which gets it from the broker for the trial's ticket; gone at the end.
 
         Raises `NotDeployed`, `BrokerAway`, `EngineUnavailable`, `Failure`, `TimeoutError`.
         """
         if self._link is None:
             raise BrokerAway(lately=self._clock() - self._down_since < self._timings.broker_patience)
-        name = new_name()
-        async with asyncio.timeout(self._timings.session_open):
-            opened = await self._engine.open_session(instance_id, name)
+        name, opened = new_name(), None
+        instance = self._instances.get(instance_id)
+        if instance is None or not instance.stands:
+            async with asyncio.timeout(self._timings.session_open):
+                opened = await self._engine.open_session(instance_id, name)
         try:
             async with self._trials.holding(instance_id, name, opened) as trial:
                 yield trial
@@ -332,14 +351,15 @@ class SessionManager:
             self._engine.end_session(name)
 
     def _open_for_probe(self, message: OpenSession) -> None:
-        trial = self._trials.of(message.ticket, message.instance)
-        if trial is None or self._link is None:
+        trial, instance = self._trials.of(message.ticket, message.instance), self._instances.get(message.instance)
+        if trial is None or instance is None or self._link is None:
             self._refuse(message.request, admission.UNKNOWN)
             return
-        session = Session(trial.session, trial.instance, "", message.request, opened=True)
-        self._sessions[session.name] = session
-        answer = SessionOpened(request=message.request, session=session.name, idle_seconds=PROBE_IDLE_SECONDS)
-        self._link.send(answer, trial.take())
+        if trial.stream is None and instance.upstream is None:
+            self._refuse(message.request, admission.STOPPED)
+            return
+        session = self._sessions[trial.session] = Session(trial.session, trial.instance, "", message.request)
+        self._give(session, PROBE_IDLE_SECONDS, trial.take(), instance.upstream)
 
     # ------------------------------------------------------------------ tending
     async def run(self) -> None:
@@ -363,6 +383,8 @@ class SessionManager:
 
     def _tend(self, instance_id: str, instance: Instance) -> float:
         """What is due for an instance; seconds until something is again."""
+        if instance.stands:
+            return _LONGEST_SLEEP
         now = self._clock()
         self._spares.tend(instance_id, instance, now)
         dues = [instance.back_off.not_before, spares.unwanted_at(instance.use)]
@@ -373,19 +395,3 @@ class SessionManager:
                 self.on_change(instance_id)
             dues.append(due)
         return min((due - now for due in dues if due is not None and due > now), default=_LONGEST_SLEEP)
-
-
-_KILLED = 137
-"""Exit code of a process that SIGKILL has ended."""
-
-
-def exit_message(exit_: SessionExit) -> str:
-    """A sentence for whoever used the process."""
-    if exit_.out_of_memory:
-        return "The server's process used more memory than its limit and was killed."
-    if exit_.code is None:
-        return "The server's process has ended."
-    if exit_.code == _KILLED:
-        # Docker misses some of those that the kernel kills: a control group can be gone before its event is read.
-        return f"The server's process was killed (exit code {exit_.code}), which may be for more memory than its limit."
-    return f"The server's process has exited with code {exit_.code}."

@@ -7,6 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from toolbox_dtma.engine.api import SessionStream
+from toolbox_dtma.link.broker import Upstream
 from toolbox_dtma.sessions.spares import BackOff, Use
 from toolbox_dtma.wire import SessionCounts, Sessions
 
@@ -69,11 +70,15 @@ class Session:
 
 @dataclass(slots=True)
 class Instance:
-    """One stdio server."""
+    """One stdio server, or one that stands."""
 
     terms: Sessions
     deployed: str | None
-    """`Seen.incarnation`; None while no sessions can be opened."""
+    """Names what sessions are opened with; None while none can be."""
+    stands: bool = False
+    """Whether one container serves all sessions, and not one each."""
+    upstream: Upstream | None = None
+    """Where that one is."""
     incarnation: str = ""
     spare: Spare | None = None
     back_off: BackOff = field(default_factory=BackOff)
