@@ -54,7 +54,7 @@ class _Scrape(Collector):
         for name, text, value in (
             ("dtma_grants", "Grants held.", gauges.grants),
             ("dtma_grants_pending", "Grants not yet acknowledged by every worker.", gauges.grants_pending),
-            ("dtma_sessions", "Open sessions of stdio servers, those of probes not counted.", gauges.sessions),
+            ("dtma_sessions", "Open sessions of stdio and SSE servers, those of probes not counted.", gauges.sessions),
             ("dtma_policy_revision", "Revision of the gateway's policy.", gauges.policy_revision),
             ("dtma_gateway_workers", "Connected gateway workers.", gauges.workers),
             ("dtma_gateway_workers_current", "Gateway workers at the present revision.", gauges.workers_current),

@@ -31,11 +31,18 @@ class Target:
     """Empty for a stdio server, as is `path`; `port` is 0 then."""
     port: int
     path: str
+    sse: bool = False
+    """Whether it is the SSE transport that is spoken there."""
 
     @property
     def has_sessions(self) -> bool:
-        """Whether it takes a session of its own to talk to it."""
+        """Whether it takes a process of its own to talk to it."""
         return not self.address
+
+    @property
+    def bridged(self) -> bool:
+        """Whether it is talked to through the session broker."""
+        return self.sse or self.has_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class Readiness:
                 trial.failure, trial.failures = result, trial.failures + 1
             case None:
                 if trial.probed is None and trial.failures == 0:
-                    who = "gateway worker or session broker" if target.has_sessions else "gateway worker"
+                    who = "gateway worker or session broker" if target.bridged else "gateway worker"
                     trial.failure = Failure(InstanceReason.PROBE_FAILED, f"no {who} could probe it yet")
         trial.next_at = now + self._pause(trial, now, lost=result is None)
         return True
@@ -148,11 +155,10 @@ class Readiness:
             return None
         if self.desired.port is None or self.desired.path is None:
             return Target(seen.incarnation, "", 0, "")
-        return (
-            None
-            if seen.address is None
-            else Target(seen.incarnation, seen.address, self.desired.port, self.desired.path)
-        )
+        if seen.address is None:
+            return None
+        sse = self.desired.transport == "sse"
+        return Target(seen.incarnation, seen.address, self.desired.port, self.desired.path, sse)
 
     def _pause(self, trial: _Trial, now: float, *, lost: bool) -> float:
         timings = self.timings

@@ -1,4 +1,5 @@
-"""The broker's end of the socket to DTMA: sessions are asked for, given with their stream, and ended (design §6)."""
+"""The broker's end of the socket to DTMA: sessions are asked for, given with a stream or an address, and ended
+(design §6)."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ MAX_OPENING = 256
 """Sessions that are asked for at a time."""
 FULL_RETRY_SECONDS = 5.0
 
-Opened = tuple[SessionOpened, socket.socket]
+Opened = tuple[SessionOpened, socket.socket | None]
+"""With the stream of its process, where it has one."""
 
 
 class NoSession(Exception):
@@ -68,7 +70,7 @@ class Control:
         self._send(BrokerReady(pid=os.getpid()))
 
     async def open(self, instance: str, owner: Owner) -> Opened:
-        """A session's name and its stream. Raises `NoSession`."""
+        """A session's name, and its stream or where its server is. Raises `NoSession`."""
         if len(self._opening) >= MAX_OPENING:
             raise NoSession(Refused.FULL, "Too many sessions are being started now", FULL_RETRY_SECONDS)
         number = next(self._numbers)
@@ -143,14 +145,14 @@ class Control:
         match TO_BROKER.validate_json(packet):
             case SessionOpened() as opened:
                 future = self._opening.get(opened.request)
-                if len(sockets) != 1:
+                if len(sockets) != (opened.upstream is None):
                     # It got lost on its way: this process has no descriptor left.
                     self.close_session(opened.session, Closing.CLIENT)
                     _fail(future, NoSession(Refused.FAILED, "The server's stream could not be passed on"))
                 elif future is None or future.done():
                     self.close_session(opened.session, Closing.CLIENT)
                 else:
-                    future.set_result((opened, sockets.pop()))
+                    future.set_result((opened, sockets.pop() if sockets else None))
             case SessionRefused() as refused:
                 _fail(
                     self._opening.get(refused.request), NoSession(refused.why, refused.message, refused.retry_seconds)
@@ -158,8 +160,9 @@ class Control:
             case SessionEnded() as ended:
                 self._ended(ended)
 
-    def _give_back(self, opened: SessionOpened, connection: socket.socket) -> None:
-        connection.close()
+    def _give_back(self, opened: SessionOpened, connection: socket.socket | None) -> None:
+        if connection is not None:
+            connection.close()
         self.close_session(opened.session, Closing.CLIENT)
 
     def _lose(self, error: ControlBroken | None) -> None:

@@ -114,7 +114,7 @@ class Face:
             session = self._session(request, instance, owner, first)
             if any(message.method == INITIALIZE for message in heard.messages):
                 raise Refusal.rpc(400, "initialize", INVALID_REQUEST, "This session is initialized already", id=first)
-            sent = await session.send(heard)
+            sent = await session.send(heard, request.headers.get(VERSION))
         except SessionOver:
             raise _gone(first) from None
         except InputFull as full:

@@ -1,98 +1,64 @@
-"""The two ends of a process's streams: lines go in, one at a time, and lines come out, whole."""
+"""The streams of one process, for many who write and one who reads: bounded in time and in what all may hold."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 from toolbox_dtma.broker.budget import Budget
-from toolbox_dtma.broker.framing import Frames, Lines, LineTooLong, Stream, Tail, Unframed, as_line
-from toolbox_dtma.broker.session import LINES_AT_A_TIME, READ_BYTES, InputFull
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class PipeClosed(Exception):
-    """The process takes nothing any more."""
-
-
-class Unreadable(Exception):
-    """The process wrote what must not be read on; the text says what."""
+from toolbox_dtma.broker.peer import Over
+from toolbox_dtma.broker.session import DOCUMENTS_AT_A_TIME, InputFull
+from toolbox_dtma.broker.streams import ProcessStreams
+from toolbox_dtma.link.broker import Closing
 
 
 class Pipe:
-    """One process's. Reading and writing are for one task each, but for `write`, which is for any number of them."""
+    """Around a process's streams, as long as it is told to."""
 
-    def __init__(self, streams: Streams, budget: Budget, input_seconds: float) -> None:
+    def __init__(self, streams: ProcessStreams, budget: Budget, input_seconds: float) -> None:
         """`input_seconds`: how long the process may take no input before a message is refused."""
         self.streams = streams
-        self._reader, self._writer = streams
         self._budget = budget
         self._input_seconds = input_seconds
-        self._frames, self._lines, self.tail = Frames(), Lines(), Tail()
         self._writing = asyncio.Lock()
         self._counted = 0
+        self._left = False
         budget.sessions += 1
 
-    @property
-    def between_lines(self) -> bool:
-        """Whether nothing was read that is not all of a line."""
-        return self._frames.between and not self._lines.held
-
     async def write(self, message: bytes) -> None:
-        """Write a message as a line, whole or not at all. Raises `InputFull`, `PipeClosed`."""
-        line = as_line(message)
-        if not self._budget.has_room(len(line)):
+        """Write a message, whole or not at all. Raises `InputFull`, `Over`."""
+        if not self._budget.has_room(len(message)):
             raise InputFull("the messages of all sessions take too much memory now")
-        self._budget.resize(0, len(line))
+        self._budget.resize(0, len(message))
         try:
             async with asyncio.timeout(self._input_seconds), self._writing:
-                # Waiting is done before, not after: what was written cannot be taken back.
-                await self._writer.drain()
-                if self._writer.transport.is_closing():
-                    raise PipeClosed
-                self._writer.write(line)
+                await self.streams.room()
+                if self._left:
+                    raise Over(Closing.ENDED, "The server's process is used by nobody any more")
+                self.streams.say(message)
         except TimeoutError:
-            raise InputFull("the server's process takes no input") from None
-        except OSError:
-            raise PipeClosed from None
+            raise InputFull(self.streams.full) from None
         finally:
-            self._budget.resize(len(line), 0)
+            self._budget.resize(len(message), 0)
 
-    async def read(self, heard: Callable[[bytes], Awaitable[None]], held: Callable[[], int]) -> None:
-        """Give every line to `heard` until the process ends. `held`: bytes of it that wait elsewhere.
-
-        Raises `Unreadable`, and what `heard` raises.
-        """
+    async def read(self, heard: Callable[[bytes], Awaitable[None]], held: Callable[[], int]) -> NoReturn:
+        """Give every line to `heard`. `held`: bytes of it that wait elsewhere. Raises `Over`, and what `heard` does."""
         lines = 0
-        try:
-            while data := await self._reader.read(READ_BYTES):
-                for stream, piece in self._frames.feed(data):
-                    if stream is Stream.ERRORS:
-                        self.tail.feed(piece)
-                        continue
-                    for line in self._lines.feed(piece):
-                        await heard(line)
-                        lines += 1
-                        if lines % LINES_AT_A_TIME == 0:
-                            await asyncio.sleep(0)
-                holds = self._lines.held + held()
-                self._count(holds)
-                if self._budget.is_excessive(holds):
-                    raise Unreadable("more than can be held for it now")
-        except (Unframed, LineTooLong) as error:
-            raise Unreadable(f"what cannot be read to its standard output: {error}") from None
-        except OSError:
-            # Its end, as the engine's stream shows it at times.
-            return
+        while True:
+            for line in await self.streams.receive():
+                await heard(line)
+                lines += 1
+                if lines % DOCUMENTS_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
+            holds = self.streams.held + held()
+            self._count(holds)
+            if self._budget.is_excessive(holds):
+                raise Over(Closing.PROTOCOL, "The server wrote more than can be held for it now")
 
-    def close(self) -> None:
-        """Hang up now."""
-        self._writer.transport.abort()
-        self.forget()
-
-    def forget(self) -> None:
-        """Count it no more: somebody else goes on with its streams, or nobody."""
+    def leave(self) -> None:
+        """Count it no more: somebody else goes on with the streams, or nobody."""
+        self._left = True
         self._budget.sessions -= 1
         self._count(0)
 

@@ -1,4 +1,4 @@
-"""One session: a process, and the HTTP exchanges with the one connection that it belongs to."""
+"""One session: a server's side of it, and the HTTP exchanges with the one connection that it belongs to."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from toolbox_dtma.broker.budget import Budget
-from toolbox_dtma.broker.framing import Frames, Lines, LineTooLong, Stream, Tail, Unframed, as_line
 from toolbox_dtma.broker.messages import Heard, Id, Message, NotAMessage, read
 from toolbox_dtma.broker.outlets import Outlet, Said
+from toolbox_dtma.broker.peer import Over, Peer
 from toolbox_dtma.broker.routing import Fate, Place, Routes
 from toolbox_dtma.broker.turns import Turns
+from toolbox_dtma.gateway.parsing import Kind
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.link.broker import Closing
 
-READ_BYTES = 64 * 1024
-LINES_AT_A_TIME = 16
-"""Lines that are read before other sessions have their turn."""
+DOCUMENTS_AT_A_TIME = 16
+"""Documents that are read before other sessions have their turn."""
 
-ENDED = "The server's process has ended"
 CANCELLED_MESSAGE = "The request was cancelled"
 
 
@@ -33,7 +32,7 @@ class SessionOver(Exception):
 
 
 class InputFull(Exception):
-    """The process takes no input; nothing of the message has reached it."""
+    """The server takes no input; nothing of the message has reached it."""
 
 
 class _TooMuch(Exception):
@@ -63,9 +62,9 @@ class Patience:
     handshake: float = 60.0
     """For the answer to the first request."""
     input: float = 30.0
-    """How long a process may take no input before a message is refused."""
+    """How long a server may take no input before a message is refused."""
     cancelled: float = 5.0
-    """How long a process may still answer a request that its client has cancelled; most never do."""
+    """How long a server may still answer a request that its client has cancelled; most never do."""
     last_words: float = 1.0
     """How long what a process wrote before its end may take to be read."""
     discover: float = 8.0
@@ -87,7 +86,7 @@ class Shared:
 
 
 class Session:
-    """Reads what the process writes until it ends, and writes what the client says. Methods run in one event loop."""
+    """Reads what the server sends until it ends, and sends what the client says. Methods run in one event loop."""
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class Session:
         instance: str,
         owner: Owner,
         idle_seconds: float,
-        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        peer: Peer,
         shared: Shared,
     ):
         """`id` is the client's word for it, `name` DTMA's."""
@@ -105,16 +104,17 @@ class Session:
         self.instance = instance
         self.owner = owner
         self._idle_seconds = idle_seconds
-        self._reader, self._writer = streams
+        self._peer = peer
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._routes = Routes()
         self._outlets: dict[int, Outlet] = {}
         self._numbers = itertools.count(1)
-        self._frames, self._lines, self._tail = Frames(), Lines(), Tail()
         self._writing = asyncio.Lock()
         self._counted = 0
         """Bytes that the budget knows of."""
+        self._lost_messages = 0
+        """Without anybody who could be told."""
         self.over: str | None = None
         """What is said to those who come too late."""
         self._farewell: str | None = None
@@ -128,12 +128,12 @@ class Session:
     @property
     def dropped(self) -> int:
         """Messages that nobody got."""
-        return self._routes.dropped
+        return self._routes.dropped + self._lost_messages
 
     # The client's side.
 
-    async def send(self, heard: Heard) -> tuple[int, Outlet] | None:
-        """Give a body's messages to the process; a stream of the answers, if any are owed.
+    async def send(self, heard: Heard, version: str | None = None) -> tuple[int, Outlet] | None:
+        """Give a body's messages to the server; a stream of the answers, if any are owed. `version`: what it names.
 
         Raises `SessionOver`, `InputFull`, and what `Routes.begin` does.
         """
@@ -144,7 +144,7 @@ class Session:
             self._routes.begin(stream, requests)
             self._outlets[stream] = outlet
         try:
-            await self._write(b"".join(as_line(message.raw) for message in heard.messages))
+            await self._write(heard.messages, version)
         except BaseException:
             self._routes.undo(stream)
             self.leave(stream)
@@ -153,7 +153,8 @@ class Session:
             self._put_all(outlet, self._routes.take_kept(stream))
         for message in heard.messages:
             if message.cancels is not None and self._routes.is_running(message.cancels):
-                self._later(self._shared.patience.cancelled, lambda id=message.cancels: self._give_up(id))
+                seconds = self._shared.patience.cancelled
+                self._later(seconds, lambda id=message.cancels: self._fail(id, CANCELLED_MESSAGE))
         return None if outlet is None else (stream, outlet)
 
     def begun(self) -> None:
@@ -190,7 +191,7 @@ class Session:
                 outlet.put(Said(_error(id_, message), last=not left, failed=True))
             outlet.close()
         self._outlets.clear()
-        self._writer.transport.abort()
+        self._peer.abort()
         self._reading.cancel()
         self._shared.budget.sessions -= 1
         self._count(0)
@@ -211,71 +212,73 @@ class Session:
             outlet.put(Said(raw))
         self._touch()
 
-    async def _write(self, line: bytes) -> None:
+    async def _write(self, messages: Sequence[Message], version: str | None) -> None:
         """Raises `SessionOver`, `InputFull`."""
-        budget = self._shared.budget
-        if not budget.has_room(len(line)):
+        budget, size = self._shared.budget, sum(len(message.raw) for message in messages)
+        if not budget.has_room(size):
             raise InputFull("the messages of all sessions take too much memory now")
-        budget.resize(0, len(line))
+        budget.resize(0, size)
         try:
             async with asyncio.timeout(self._shared.patience.input), self._writing:
-                # Waiting is done before, not after: what was written cannot be taken back.
-                await self._writer.drain()
+                await self._peer.room()
                 self._check()
-                self._writer.write(line)
+                self._peer.write(messages, self._lost, version)
         except TimeoutError:
-            raise InputFull("the server's process takes no input") from None
-        except OSError:
-            # The reading side meets the same end, and says so to all who wait.
-            raise SessionOver(self.over or ENDED) from None
+            raise InputFull(self._peer.full) from None
+        except Over as over:
+            raise SessionOver(self.over or over.message) from None
         finally:
-            budget.resize(len(line), 0)
+            budget.resize(size, 0)
         self._touch()
 
-    def _give_up(self, id: Id) -> None:
-        """A request that its client has cancelled was not answered."""
-        if self._routes.is_running(id):
-            self._put(self._routes.answered(id), Said(_error(id, CANCELLED_MESSAGE), failed=True))
+    def _lost(self, message: Message, why: str) -> None:
+        """`Lost` of the peer: whoever waits for an answer gets an error, and nobody else waits for anything."""
+        if message.kind is Kind.REQUEST and message.id is not None:
+            self._fail(message.id, why)
+        else:
+            self._lost_messages += 1
 
-    # The process's side.
+    def _fail(self, id: Id, why: str) -> None:
+        """Answer a request in the server's place, unless it was answered."""
+        if self.over is None and self._routes.is_running(id):
+            self._put(self._routes.answered(id), Said(_error(id, why), failed=True))
+
+    # The server's side.
 
     async def _read(self) -> None:
         try:
             await self._read_all()
-        except (Unframed, LineTooLong, NotAMessage) as error:
-            what = "what is no message" if isinstance(error, NotAMessage) else "what cannot be read"
-            self.end(Closing.PROTOCOL, f"The server wrote {what} to its standard output: {error}")
+        except Over as over:
+            self._at_end(over)
+        except NotAMessage as error:
+            self.end(Closing.PROTOCOL, f"{self._peer.not_a_message}: {error}")
         except _TooMuch:
             self.end(Closing.PROTOCOL, "The server wrote more than can be held for it now")
-        except OSError:
-            self._at_end()
+
+    def _at_end(self, over: Over) -> None:
+        if over.why is not Closing.ENDED:
+            self.end(over.why, over.message)
+        elif self._farewell is not None:
+            self.end(None, self._with_last_words(self._farewell))
         else:
-            self._at_end()
+            self.end(over.why, self._with_last_words(over.message))
 
-    def _at_end(self) -> None:
-        """The process has closed its output."""
-        why = Closing.ENDED if self._farewell is None else None
-        self.end(why, self._with_last_words(self._farewell or ENDED))
-
-    async def _read_all(self) -> None:
-        lines = 0
-        while data := await self._reader.read(READ_BYTES):
-            for stream, piece in self._frames.feed(data):
-                if stream is Stream.ERRORS:
-                    self._tail.feed(piece)
-                    continue
-                for line in self._lines.feed(piece):
-                    await self._deliver(line)
-                    lines += 1
-                    if lines % LINES_AT_A_TIME == 0:
-                        await asyncio.sleep(0)
-            held = self._lines.held + self._routes.kept_bytes + sum(each.held for each in self._outlets.values())
+    async def _read_all(self) -> NoReturn:
+        """Raises `Over`, `NotAMessage`, `_TooMuch`."""
+        documents = 0
+        while True:
+            for document in await self._peer.receive():
+                await self._deliver(document)
+                documents += 1
+                if documents % DOCUMENTS_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
+            held = self._peer.held + self._routes.kept_bytes + sum(each.held for each in self._outlets.values())
             self._count(held)
             if self._shared.budget.is_excessive(held):
                 raise _TooMuch
 
-    async def _deliver(self, line: bytes) -> None:
-        heard = run(read(line)) if is_quick(line) else await self._shared.turns.run(read(line))
+    async def _deliver(self, document: bytes) -> None:
+        heard = run(read(document)) if is_quick(document) else await self._shared.turns.run(read(document))
         for message in heard.messages:
             outlet = self._put(self._routes.place(message), _said(message))
             if outlet is not None:
@@ -291,8 +294,8 @@ class Session:
         return outlet
 
     def _with_last_words(self, message: str) -> str:
-        """For a probe, whose result is for the admin, also what the process complained of last."""
-        words = self._tail.last_line() if self.owner.ticket and not self._routes.begun else ""
+        """For a probe, whose result is for the admin, also what the server complained of last."""
+        words = self._peer.last_words() if self.owner.ticket and not self._routes.begun else ""
         return f"{message}: {words}" if words else message
 
     # Time and memory.
@@ -325,6 +328,7 @@ class Session:
         """Wait until nothing of it runs any more."""
         with suppress(asyncio.CancelledError):
             await self._reading
+        await self._peer.ended()
 
 
 def _said(message: Message) -> Said:

@@ -12,10 +12,12 @@ from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.control import Control
 from toolbox_dtma.broker.messages import Heard
 from toolbox_dtma.broker.outlets import Outlet, Said
-from toolbox_dtma.broker.pipe import Streams
+from toolbox_dtma.broker.peer import Peer
 from toolbox_dtma.broker.session import Owner, Patience, Session, SessionOver, Shared
+from toolbox_dtma.broker.sse import Deadlines, SseServer
 from toolbox_dtma.broker.stateless import Stateless, connected
 from toolbox_dtma.broker.turns import Turns
+from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.link.broker import Closing, Ended, SessionEnded, SessionOpened
 
 ID_BYTES = 16
@@ -36,10 +38,14 @@ class Sessions:
         *,
         patience: Patience | None = None,
         budget: Budget | None = None,
+        deadlines: Deadlines | None = None,
     ):
+        """`deadlines`: for servers of the SSE transport."""
         self._log = log
         self.control = Control(control, ended=self._ended)
         self.turns = Turns()
+        self._client = UpstreamClient()
+        self._deadlines = deadlines or Deadlines()
         self._patience, budget = patience or Patience(), budget or Budget()
         self._shared = Shared(self._patience, self.turns, budget, self)
         self.stateless = Stateless(self.control, log, patience=self._patience, turns=self.turns, budget=budget)
@@ -60,11 +66,12 @@ class Sessions:
 
         Raises `NoSession`, `NotBegun`, and what `Session.send` does but `SessionOver`.
         """
-        opened, streams = await self.stateless.take(instance, owner) or await self._started(instance, owner)
+        # Only what has a stream is waited for: DTMA cannot have ended another one before it is known here.
+        opened, peer = await self.stateless.take(instance, owner) or await self._start(instance, owner)
         id_ = secrets.token_hex(ID_BYTES)
-        session = Session(id_, opened.session, instance, owner, opened.idle_seconds, streams, self._shared)
+        session = Session(id_, opened.session, instance, owner, opened.idle_seconds, peer, self._shared)
         self._by_id[id_] = self._by_name[opened.session] = session
-        self._log.info("session-opened", session=session.name, instance=instance, sessions=len(self))
+        self._tell(session, "session-opened")
         begun = False
         try:
             said = await self._shake_hands(session, heard)
@@ -76,9 +83,15 @@ class Sessions:
             session.begun()
         return session if begun else None, said
 
-    async def _started(self, instance: str, owner: Owner) -> tuple[SessionOpened, Streams]:
+    async def _start(self, instance: str, owner: Owner) -> tuple[SessionOpened, Peer]:
         opened, connection = await self.control.open(instance, owner)
         self.stateless.opened(instance, opened)
+        if opened.upstream is not None:
+            deadlines, budget = self._deadlines, self._shared.budget
+            name, of = opened.session, owner.connection
+            return opened, SseServer(opened.upstream, name, of, self._client, budget, deadlines)
+        if connection is None:
+            raise RuntimeError("a session without a stream has an address")
         try:
             return opened, await connected(connection)
         except BaseException:
@@ -104,16 +117,14 @@ class Sessions:
         del self._by_id[session.id], self._by_name[session.name]
         if why is not None:
             self.control.close_session(session.name, why)
-        self._log.info(
-            "session-ended",
-            session=session.name,
-            instance=session.instance,
-            why="host" if why is None else why.value,
-            dropped=session.dropped,
-            sessions=len(self),
-        )
+        self._tell(session, "session-ended", why="host" if why is None else why.value, dropped=session.dropped)
         # Its task is looked after until it is done.
         self._look_after(asyncio.create_task(session.ended()))
+
+    def _tell(self, session: Session, event: str, **more: object) -> None:
+        # Probes come and go all the time.
+        log = self._log.debug if session.owner.ticket else self._log.info
+        log(event, session=session.name, instance=session.instance, sessions=len(self), **more)
 
     def _ended(self, ended: SessionEnded) -> None:
         """DTMA says that one is over; it may have crossed our own word for it."""
@@ -135,6 +146,7 @@ class Sessions:
         for session in tuple(self._by_id.values()):
             session.end(Closing.CLIENT, STOPPING)
         await asyncio.gather(*self._tasks, self.stateless.close(STOPPING), return_exceptions=True)
+        await self._client.close()
         self.control.close()
 
 

@@ -14,9 +14,11 @@ from toolbox_dtma.broker.eras import own_request
 from toolbox_dtma.broker.messages import NotAMessage
 from toolbox_dtma.broker.outlets import Outlet, Said
 from toolbox_dtma.broker.param_headers import Param
-from toolbox_dtma.broker.pipe import Pipe, PipeClosed, Streams, Unreadable
+from toolbox_dtma.broker.peer import Over
+from toolbox_dtma.broker.pipe import Pipe
 from toolbox_dtma.broker.rewriting import Mark, Marked, read
-from toolbox_dtma.broker.session import ENDED, InputFull, Owner, Patience, SessionOver
+from toolbox_dtma.broker.session import InputFull, Owner, Patience, SessionOver
+from toolbox_dtma.broker.streams import ProcessStreams
 from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.gateway.parsing import Kind
 from toolbox_dtma.gateway.refusal import SERVER_ERROR
@@ -201,8 +203,8 @@ class SharedProcess:
         """Raises `SessionOver`, `InputFull`."""
         try:
             await self._pipe.write(message)
-        except PipeClosed:
-            raise SessionOver(self.over or ENDED) from None
+        except Over as over:
+            raise SessionOver(self.over or over.message) from None
         self._touch()
 
     def _cancel(self, call: Call) -> None:
@@ -227,7 +229,7 @@ class SharedProcess:
         if self.over is not None:
             return
         self._finish(message)
-        self._pipe.close()
+        self._pipe.streams.abort()
         self._tell_over(self, why)
 
     async def exited(self, message: str) -> None:
@@ -236,19 +238,16 @@ class SharedProcess:
         await asyncio.wait({self._reading}, timeout=self._patience.last_words)
         self.end(None, message)
 
-    async def release(self) -> Streams | None:
-        """Give its streams to somebody else, who begins anew with them.
+    async def release(self) -> ProcessStreams | None:
+        """Give its streams to somebody else, who begins anew with them; None if it has ended.
 
-        None, and its end, where part of a line was read. Nobody but the broker must have said anything to it, and it
-        must owe nothing.
+        Nobody but the broker must have said anything to it, and it must owe nothing.
         """
         self._reading.cancel()
         await self.ended()
-        if self.over is not None or not self._pipe.between_lines:
-            self.end(Closing.CLIENT, "It is not used")
+        if self.over is not None:
             return None
         self._finish("It is used in another way")
-        self._pipe.forget()
         return self._pipe.streams
 
     def _finish(self, message: str) -> None:
@@ -269,6 +268,7 @@ class SharedProcess:
         for task in tuple(self._telling):
             task.cancel()
         self._reading.cancel()
+        self._pipe.leave()
 
     async def ended(self) -> None:
         """Wait until nothing of it runs any more."""
@@ -277,17 +277,17 @@ class SharedProcess:
     # The process's side.
 
     async def _read(self) -> None:
-        why, message = Closing.PROTOCOL, ""
+        why: Closing | None = Closing.PROTOCOL
         try:
             await self._pipe.read(self._deliver, self._held)
         except NotAMessage as error:
-            message = f"The server wrote what is no message to its standard output: {error}"
-        except Unreadable as error:
-            message = f"The server wrote {error}"
-        else:
-            why, message = Closing.ENDED, self._farewell or ENDED
+            message = f"{self._pipe.streams.not_a_message}: {error}"
+        except Over as over:
+            why, message = over.why, over.message
+            if why is Closing.ENDED and self._farewell is not None:
+                why, message = None, self._farewell
         self.ended_itself = True
-        self.end(None if why is Closing.ENDED and self._farewell is not None else why, message)
+        self.end(why, message)
 
     def _held(self) -> int:
         return sum(outlet.held for outlet in self._outlets.values())

@@ -14,10 +14,11 @@ from structlog.typing import FilteringBoundLogger
 from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.control import Control
 from toolbox_dtma.broker.eras import ANSWERED_SECONDS, DISCOVER, PING, SILENT_SECONDS, Era, Eras, judged
-from toolbox_dtma.broker.pipe import Pipe, Streams
+from toolbox_dtma.broker.pipe import Pipe
 from toolbox_dtma.broker.rewriting import Marked
-from toolbox_dtma.broker.session import ENDED, Owner, Patience, SessionOver
+from toolbox_dtma.broker.session import Owner, Patience, SessionOver
 from toolbox_dtma.broker.shared import SharedProcess
+from toolbox_dtma.broker.streams import ENDED, ProcessStreams
 from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.link.broker import Closing, Ended, SessionEnded, SessionOpened
@@ -29,11 +30,11 @@ class OtherEra(Exception):
     """The server waits for a handshake, as far as is known now."""
 
 
-async def connected(connection: socket.socket) -> Streams:
+async def connected(connection: socket.socket) -> ProcessStreams:
     """A stream that DTMA has passed, which is closed if this fails."""
     try:
         connection.setblocking(False)
-        return await asyncio.open_unix_connection(sock=connection)
+        return ProcessStreams(*await asyncio.open_unix_connection(sock=connection))
     except BaseException:
         connection.close()
         raise
@@ -95,7 +96,7 @@ class Stateless:
                 raise SessionOver(self._stopping or ENDED) from None
             raise
 
-    async def take(self, instance: str, owner: Owner) -> tuple[SessionOpened, Streams] | None:
+    async def take(self, instance: str, owner: Owner) -> tuple[SessionOpened, ProcessStreams] | None:
         """A process of this probe that waits for a handshake, for the session which begins with one."""
         key = (instance, owner)
         process = self._kept.get(key) if owner.ticket else None
@@ -124,6 +125,11 @@ class Stateless:
         instance, owner = key
         opened, connection = await self._control.open(instance, owner)
         self.opened(instance, opened)
+        if connection is None:
+            # It has an address: of that transport there is no later revision.
+            self._eras.learn(instance, opened.incarnation, Era.HANDSHAKE, ANSWERED_SECONDS)
+            self._control.close_session(opened.session, Closing.CLIENT)
+            raise OtherEra
         try:
             streams = await connected(connection)
         except BaseException:

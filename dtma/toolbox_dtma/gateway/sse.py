@@ -95,6 +95,11 @@ class SseRewriter:
         self._size = 0
 
     @property
+    def held(self) -> int:
+        """Bytes of the event that has begun and is held."""
+        return self._size
+
+    @property
     def unterminated(self) -> bool:
         """Whether a held event has begun and not ended: at the end of the stream it must be discarded."""
         return self._holding and self._event_begun

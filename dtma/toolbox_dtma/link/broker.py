@@ -1,7 +1,8 @@
 """Messages between DTMA and its session broker: one per packet of a SOCK_SEQPACKET socket pair.
 
 The broker speaks the servers' transport and holds no rights of its own. It asks for a session by ids only; DTMA looks
-at the grant again, makes the container and passes the stream to its process along with `SessionOpened`.
+at the grant again, and either makes a container and passes the stream to its process along with `SessionOpened`, or
+says there where the container that stands is reached.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from toolbox_dtma.link.messages import Message
-from toolbox_dtma.wire.base import Uid
+from toolbox_dtma.wire.base import Uid, absent
 
 MAX_PACKET_BYTES = 64 * 1024
 
@@ -45,9 +46,11 @@ class Closing(StrEnum):
     IDLE = "idle"
     """Nothing was said for the idle time."""
     ENDED = "ended"
-    """The process closed its output."""
+    """The process closed its output, or the server its event stream."""
     PROTOCOL = "protocol"
-    """The process sent what is no message, or one that is too large."""
+    """The server sent what is no message, or one that is too large, or does not speak its transport."""
+    UNREACHABLE = "unreachable"
+    """Nothing listens where the server should."""
 
 
 class CloseSession(Message):
@@ -58,10 +61,21 @@ class CloseSession(Message):
     why: Closing
 
 
+class Upstream(BaseModel):
+    """Where a server of the SSE transport listens, for all of its sessions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str
+    port: int
+    path: str
+    """Of its event stream."""
+
+
 class SessionOpened(Message):
-    """A session. The packet carries one file descriptor: a stream socket whose input is the process's stdin, and whose
-    output is its stdout and stderr in the frames of Docker's attach stream (a byte for the stream, three zeros, the
-    length in four bytes big-endian, and that many bytes)."""
+    """A session. Without `upstream` the packet carries one file descriptor: a stream socket whose input is the
+    process's stdin, and whose output is its stdout and stderr in the frames of Docker's attach stream (a byte for the
+    stream, three zeros, the length in four bytes big-endian, and that many bytes)."""
 
     kind: Literal["opened"] = "opened"
     request: int
@@ -69,6 +83,7 @@ class SessionOpened(Message):
     idle_seconds: Annotated[float, Field(gt=0)]
     incarnation: Annotated[str, Field(max_length=256)] = ""
     """Of what the process is made; equal for processes of one deployment only."""
+    upstream: Annotated[Upstream | None, Field(exclude_if=absent)] = None
 
 
 class Refused(StrEnum):

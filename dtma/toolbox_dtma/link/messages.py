@@ -66,7 +66,7 @@ class InstanceRoute(BaseModel):
     surface: Surface | None = None
     """None before the first probe."""
     bridge: Annotated[str | None, Field(exclude_if=absent)] = None
-    """Path of the session broker's unix socket, for a server that has a container for each session; `port` is 0."""
+    """Path of the session broker's unix socket, for a server that speaks stdio or SSE; `port` is 0."""
     approvals: dict[str, tuple[int, ...]] = {}
     """For each `approvedHash` that is in force here: which of `surface.tools` it approves, by their places."""
 

@@ -97,7 +97,8 @@ class Instances:
         readiness = Readiness(record.desired, self._timings)
         probed = self._state.probed.get(record.id)
         if recall and probed is not None:
-            target = Target(probed.incarnation, probed.address, probed.port, probed.path)
+            sse = record.desired.transport == "sse"
+            target = Target(probed.incarnation, probed.address, probed.port, probed.path, sse)
             readiness.remembered = (target, Probed(probed.report, probed.surface))
         self._tracked[record.id] = _Tracked(record, readiness)
         self._refresh(record.id)
@@ -368,7 +369,7 @@ class Instances:
         target, probed = self._seen(tracked)
         last = self._policy.contents.instances.get(record.id)
         approvals, pins = self._approvals(tracked), self._pins(tracked)
-        if record.desired.sessions is not None:
+        if reports.is_bridged(record.desired):
             bridge = self._sessions.bridge(record.id)
             if bridge is not None:
                 return reports.bridged(record, bridge, probed, approvals, pins)
@@ -378,12 +379,15 @@ class Instances:
 
     def _tell_sessions(self, tracked: _Tracked) -> None:
         """What sessions depend on: as the engine shows it, once the instance is meant to have any."""
-        desired, seen = tracked.record.desired, tracked.readiness.seen
-        if desired.sessions is None:
-            self._sessions.forget(tracked.record.id)
-            return
-        runs = desired.state is InstanceState.RUNNING and seen is not None
-        self._sessions.deploy(tracked.record.id, desired.sessions, seen.incarnation if runs and seen else None)
+        id_, desired, seen = tracked.record.id, tracked.record.desired, tracked.readiness.seen
+        runs = desired.state is InstanceState.RUNNING
+        if desired.sessions is not None:
+            self._sessions.deploy(id_, desired.sessions, seen.incarnation if runs and seen is not None else None)
+        elif reports.is_bridged(desired):
+            target = self._seen(tracked)[0] if runs else None
+            self._sessions.stand(id_, reports.upstream_of(target), target.incarnation if target is not None else "")
+        else:
+            self._sessions.forget(id_)
 
     @staticmethod
     def _seen(tracked: _Tracked) -> tuple[Target | None, Probed | None]:

@@ -78,7 +78,7 @@ class Prober:
             try:
                 result = await (
                     self._in_a_session(instance_id)
-                    if target.has_sessions
+                    if target.bridged
                     else self._ask(address=target.address, port=target.port, path=target.path)
                 )
             except NotRun as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolbox_dtma.approvals import Approvals
+from toolbox_dtma.link.broker import Upstream
 from toolbox_dtma.link.messages import InstanceRoute
 from toolbox_dtma.readiness import Probed, Target
 from toolbox_dtma.sessions.records import Bridge
@@ -27,14 +28,15 @@ def without_target(record: InstanceRecord, incarnation: str, socket: str) -> Ins
     """The route while nothing is there to relay to. `incarnation` is the last one, `socket` the broker's."""
     desired = record.desired
     stopped = desired.state is InstanceState.STOPPED
+    bridged = is_bridged(desired)
     return InstanceRoute(
         id=record.id,
         incarnation=incarnation,
         address=None,
-        port=desired.port or 0,
-        path=desired.path or bridged_path(record.id),
+        port=0 if bridged else desired.port or 0,
+        path=bridged_path(record.id) if bridged else desired.path or "",
         state="stopped" if stopped else "unavailable",
-        bridge=socket if desired.transport == "stdio" else None,
+        bridge=socket if bridged else None,
     )
 
 
@@ -69,6 +71,16 @@ def bridged(
         approvals=approvals.places(pins),
         bridge=bridge.path,
     )
+
+
+def is_bridged(desired: DesiredInstance) -> bool:
+    """Whether agents reach it through the session broker, in sessions that this opens."""
+    return desired.transport != "streamable-http"
+
+
+def upstream_of(target: Target | None) -> Upstream | None:
+    """Where the session broker finds a server of the SSE transport."""
+    return None if target is None else Upstream(address=target.address, port=target.port, path=target.path)
 
 
 def bridged_path(instance_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The probe of a stdio server: in a session of its own, with a process that DTMA starts for it beforehand."""
+"""The probe of a bridged server: in a session of its own, for which DTMA starts a process if it speaks stdio."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ class NotRun(Exception):
 
 
 async def probe_session(sessions: SessionManager, instance_id: str, ask: Ask) -> Probed | Failure:
-    """Start a process and have it talked to. Raises `NotRun`."""
+    """Have a server talked to, in a new session. Raises `NotRun`."""
     try:
         async with sessions.trial(instance_id) as trial:
             result = await ask(sessions.socket_path, trial.ticket)
             if isinstance(result, Probed):
                 return result
             patience = SILENT_EXIT_SECONDS if trial.silent else EXIT_SECONDS
-            return explained(result, await trial.how_it_ended(patience))
+            exit_ = await trial.how_it_ended(patience)
+            if trial.unreachable:
+                return Failure(InstanceReason.PORT_NOT_LISTENING, result.message)
+            return explained(result, exit_)
     except EngineFailure as failure:
         return Failure(failure.reason, failure.message)
     except BrokerAway as away:

@@ -7,9 +7,12 @@ from datetime import datetime
 
 from toolbox_dtma.link.broker import Refused
 from toolbox_dtma.link.messages import GrantPolicy
+from toolbox_dtma.wire import Sessions
 
 RETRY_SECONDS = 5.0
 """When a client may try again where that can help."""
+STANDING = Sessions(max_sessions=256, idle_seconds=1800.0)
+"""Of a server of the SSE transport, whose sessions share a container: what they take is bounded by its limits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -21,8 +22,8 @@ from toolbox_dtma.link.broker import (
     Ended,
     OpenSession,
     SessionEnded,
-    SessionOpened,
     SessionRefused,
+    Upstream,
 )
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions import admission, spares
@@ -30,29 +31,20 @@ from toolbox_dtma.sessions.admission import Refusal
 from toolbox_dtma.sessions.exits import exit_message
 from toolbox_dtma.sessions.keeper import SessionEngine, SpareKeeper
 from toolbox_dtma.sessions.link import ControlLink
-from toolbox_dtma.sessions.records import Bridge, Instance, Session, Spare, new_name
+from toolbox_dtma.sessions.records import Bridge, BrokerAway, Instance, Session, Spare, new_name
 from toolbox_dtma.sessions.trials import Trial, Trials
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import SessionCounts, Sessions
 
 log = structlog.get_logger("toolbox_dtma.sessions")
 
-PROBE_IDLE_SECONDS = 60.0
 _LONGEST_SLEEP = 3600.0
 _STOPPED = "The server was stopped or changed."
 _REVOKED = "This connection may not use the server any more."
 
 
-class BrokerAway(Exception):
-    """There is no session broker now. `lately`: it may only be on its way back."""
-
-    def __init__(self, *, lately: bool) -> None:
-        super().__init__("the session broker does not run")
-        self.lately = lately
-
-
 class SessionManager:
-    """Sessions, spares and trials of all stdio servers; `broker_*` are for the broker's supervisor to call."""
+    """Sessions, spares and trials of all bridged servers; `broker_*` are for the broker's supervisor to call."""
 
     def __init__(
         self,
@@ -90,22 +82,32 @@ class SessionManager:
 
     # ---------------------------------------------------------------- instances
     def deploy(self, instance_id: str, terms: Sessions, deployed: str | None) -> None:
-        """How an instance stands; with another `deployed` than before, its sessions end."""
+        """How a stdio server is deployed; with another `deployed` than before, its sessions end."""
+        instance = self._deployed(instance_id, terms, deployed, stands=False)
+        if instance.told is None or instance.told.max != terms.max_sessions:
+            instance.told, instance.told_at = instance.counts, self._clock()
+        self._wake.set()
+
+    def stand(self, instance_id: str, upstream: Upstream | None, incarnation: str) -> None:
+        """Where the container of a server is that has one for all sessions; None while it is not to be used."""
+        deployed = None if upstream is None else f"{incarnation} {upstream.model_dump_json()}"
+        self._deployed(instance_id, admission.STANDING, deployed, stands=True).upstream = upstream
+
+    def _deployed(self, instance_id: str, terms: Sessions, deployed: str | None, *, stands: bool) -> Instance:
         self._need_broker()
-        instance = self._instances.get(instance_id)
-        if instance is None:
-            instance = self._instances[instance_id] = Instance(terms, None)
+        known = self._instances.get(instance_id)
+        if known is not None and known.stands is not stands:
+            self.forget(instance_id)
+        instance = self._instances.setdefault(instance_id, Instance(terms, None, stands))
         instance.terms = terms
         if instance.deployed != deployed:
             self._end_all(instance_id, Ended.STOPPED, _STOPPED)
             instance.deployed, instance.incarnation = deployed, new_name()
             instance.back_off = spares.BackOff()
-        if instance.told is None or instance.told.max != terms.max_sessions:
-            instance.told, instance.told_at = instance.counts, self._clock()
-        self._wake.set()
+        return instance
 
     def forget(self, instance_id: str) -> None:
-        """An instance is removed, or listens now."""
+        """An instance is removed, or not bridged any more."""
         if instance_id in self._instances:
             self._end_all(instance_id, Ended.STOPPED, _STOPPED)
             del self._instances[instance_id]
@@ -155,8 +157,7 @@ class SessionManager:
             case CloseSession():
                 self._let_go(message.session)
                 session = self._sessions.get(message.session)
-                silent = message.why is Closing.ENDED
-                if session is not None and self._trials.let_go(session.name, silent=silent):
+                if session is not None and self._trials.let_go(session.name, message.why):
                     # Not ended by us yet: how it ended by itself is what the probe is about to report.
                     self._forget_session(session)
                 elif session is not None:
@@ -176,13 +177,14 @@ class SessionManager:
             self._refuse(message.request, refusal or admission.UNKNOWN)
             return
         spare, instance.spare = instance.spare, None
-        session = Session(
-            spare.name if spare is not None else new_name(), message.instance, message.connection, message.request
-        )
-        self._sessions[session.name] = session
+        name = spare.name if spare is not None else new_name()
+        session = self._sessions[name] = Session(name, message.instance, message.connection, message.request)
         instance.open += 1
         instance.last_used = self._clock()
         self._wake.set()
+        if instance.stands:
+            self._give(session, instance, None)
+            return
         ready = spare.ready if spare is not None else None
         if ready is not None:
             self._hand_over(session, instance, ready)
@@ -222,9 +224,13 @@ class SessionManager:
             self._engine.end_session(session.name)
             self._give_up(session, admission.STOPPED)
             return
+        self._give(session, instance, opened.stream)
+
+    def _give(self, session: Session, instance: Instance, stream: socket.socket | None, of: str = "") -> None:
+        """`of`: the incarnation, where it is not the present one."""
         session.opened = True
-        idle = instance.terms.idle_seconds if session.connection else PROBE_IDLE_SECONDS
-        self._link.send(_opened(session, idle, opened.incarnation), opened.stream)
+        if self._link is not None:
+            self._link.send(session.answer(instance, of or instance.incarnation), stream)
 
     def _refuse(self, request: int, refusal: Refusal) -> None:
         if self._link is not None:
@@ -314,43 +320,44 @@ class SessionManager:
     # ------------------------------------------------------------------- trials
     @contextlib.asynccontextmanager
     async def trial(self, instance_id: str) -> AsyncGenerator[Trial]:
-        """A process for one probe, which gets it from the broker for the trial's ticket; gone at the end.
+        """A session for one probe, which gets it from the broker for the trial's ticket; gone at the end.
 
         Raises `NotDeployed`, `BrokerAway`, `EngineUnavailable`, `Failure`, `TimeoutError`.
         """
         if self._link is None:
             raise BrokerAway(lately=self._clock() - self._down_since < self._timings.broker_patience)
-        name = new_name()
-        async with asyncio.timeout(self._timings.session_open):
-            opened = await self._engine.open_session(instance_id, name)
-        trial_sessions = [name]
+        names, opened = [new_name()], None
+        instance = self._instances.get(instance_id)
+        incarnation = "" if instance is None else instance.incarnation
+        if instance is None or not instance.stands:
+            async with asyncio.timeout(self._timings.session_open):
+                opened = await self._engine.open_session(instance_id, names[0])
         try:
-            async with self._trials.holding(instance_id, trial_sessions, opened) as trial:
+            async with self._trials.holding(instance_id, names, opened, incarnation) as trial:
                 yield trial
         finally:
-            for each in trial_sessions:
-                session = self._sessions.get(each)
+            for name in names:
+                session = self._sessions.get(name)
                 if session is not None:
                     self._end(session, Ended.STOPPED, "The probe is over.")
-                self._engine.end_session(each)
+                self._engine.end_session(name)
 
     def _open_for_probe(self, message: OpenSession) -> None:
-        trial = self._trials.of(message.ticket, message.instance)
-        instance = self._instances.get(message.instance)
+        trial, instance = self._trials.of(message.ticket, message.instance), self._instances.get(message.instance)
         if trial is None or instance is None or self._link is None:
             self._refuse(message.request, admission.UNKNOWN)
             return
-        stream = trial.take()
-        if stream is not None:
-            session = Session(trial.session, trial.instance, "", message.request, opened=True)
-            self._sessions[session.name] = session
-            self._link.send(_opened(session, PROBE_IDLE_SECONDS, trial.incarnation), stream)
+        if trial.stream is None and instance.upstream is None:
+            self._refuse(message.request, admission.STOPPED)
             return
-        if trial.session not in self._sessions:
+        if trial.taken and trial.session not in self._sessions:
             self._engine.end_session(trial.session)
-        session = Session(trial.again(), trial.instance, "", message.request)
-        self._sessions[session.name] = session
-        session.opening = asyncio.create_task(self._begin(session, instance, None), name="open session of a probe")
+        name = trial.again() if trial.taken else trial.session
+        session = self._sessions[name] = Session(name, trial.instance, "", message.request)
+        if trial.taken and not instance.stands:
+            session.opening = asyncio.create_task(self._begin(session, instance, None), name="open session of a probe")
+        else:
+            self._give(session, instance, trial.take(), trial.incarnation)
 
     # ------------------------------------------------------------------ tending
     async def run(self) -> None:
@@ -374,6 +381,8 @@ class SessionManager:
 
     def _tend(self, instance_id: str, instance: Instance) -> float:
         """What is due for an instance; seconds until something is again."""
+        if instance.stands:
+            return _LONGEST_SLEEP
         now = self._clock()
         self._spares.tend(instance_id, instance, now)
         dues = [instance.back_off.not_before, spares.unwanted_at(instance.use)]
@@ -384,9 +393,3 @@ class SessionManager:
                 self.on_change(instance_id)
             dues.append(due)
         return min((due - now for due in dues if due is not None and due > now), default=_LONGEST_SLEEP)
-
-
-def _opened(session: Session, idle_seconds: float, incarnation: str) -> SessionOpened:
-    return SessionOpened(
-        request=session.request, session=session.name, idle_seconds=idle_seconds, incarnation=incarnation
-    )

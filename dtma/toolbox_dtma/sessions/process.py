@@ -1,4 +1,4 @@
-"""The session broker's process: started when the first stdio server comes, and again whenever it ends."""
+"""The session broker's process: started when the first bridged server comes, and again whenever it ends."""
 
 from __future__ import annotations
 

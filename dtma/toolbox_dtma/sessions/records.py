@@ -7,10 +7,20 @@ import secrets
 from dataclasses import dataclass, field
 
 from toolbox_dtma.engine.api import SessionStream
+from toolbox_dtma.link.broker import SessionOpened, Upstream
 from toolbox_dtma.sessions.spares import BackOff, Use
 from toolbox_dtma.wire import SessionCounts, Sessions
 
 BITS = 128
+PROBE_IDLE_SECONDS = 60.0
+
+
+class BrokerAway(Exception):
+    """There is no session broker now. `lately`: it may only be on its way back."""
+
+    def __init__(self, *, lately: bool) -> None:
+        super().__init__("the session broker does not run")
+        self.lately = lately
 
 
 def new_name() -> str:
@@ -66,14 +76,28 @@ class Session:
     """Whether the broker has it."""
     opening: asyncio.Task[None] | None = None
 
+    def answer(self, instance: Instance, incarnation: str) -> SessionOpened:
+        """What the broker is told once it is open."""
+        return SessionOpened(
+            request=self.request,
+            session=self.name,
+            idle_seconds=instance.terms.idle_seconds if self.connection else PROBE_IDLE_SECONDS,
+            incarnation=incarnation,
+            upstream=instance.upstream,
+        )
+
 
 @dataclass(slots=True)
 class Instance:
-    """One stdio server."""
+    """One stdio server, or one that stands."""
 
     terms: Sessions
     deployed: str | None
-    """`Seen.incarnation`; None while no sessions can be opened."""
+    """Names what sessions are opened with; None while none can be."""
+    stands: bool = False
+    """Whether one container serves all sessions, and not one each."""
+    upstream: Upstream | None = None
+    """Where that one is."""
     incarnation: str = ""
     spare: Spare | None = None
     back_off: BackOff = field(default_factory=BackOff)

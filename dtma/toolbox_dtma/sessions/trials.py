@@ -1,7 +1,8 @@
-"""Processes made for probes, which alone get them, by the ticket they show.
+"""Sessions for probes, which alone get them, by the ticket they show.
 
-Most servers on stdio wait for a handshake, and some of them end when the first thing they are asked is not one. Those
-that speak both show the tools of either only to whom they have not spoken the other with. So a ticket is good for two.
+Of a stdio server that is a process made for it; of a server that stands, one more session. Most servers on stdio wait
+for a handshake, and some of them end when the first thing they are asked is not one. Those that speak both show the
+tools of either only to whom they have not spoken the other with. So a ticket is good for two.
 """
 
 from __future__ import annotations
@@ -13,25 +14,30 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from toolbox_dtma.engine.api import SessionExit, SessionStream
+from toolbox_dtma.link.broker import Closing
 from toolbox_dtma.sessions.records import new_name
 
-MAX_PROCESSES = 2
+MAX_SESSIONS = 2
 """For one ticket."""
 
 
 @dataclass(eq=False, slots=True)
 class Trial:
-    """One conversation, and the process that it talks to now."""
+    """One conversation, and the session that it is held in now."""
 
     ticket: str
     session: str
     instance: str
-    stream: socket.socket
-    """To the first process, which is made ahead. Closed once the broker got it."""
+    stream: socket.socket | None
+    """Of the first process, which is made ahead, where there are any; closed once the broker got it."""
     incarnation: str
-    """Of what the first process is made."""
+    """Of the instance when the first was made."""
     sessions: list[str]
-    """Names of all processes so far, for whoever ends them."""
+    """Names of all so far, for whoever ends them."""
+    taken: bool = False
+    """Whether the broker has the first."""
+    unreachable: bool = False
+    """Whether nothing listens where the server should."""
     silent: bool = False
     """Whether the process closed its output: it has ended, or is about to."""
     exit: SessionExit | None = None
@@ -39,18 +45,19 @@ class Trial:
     """Set once the process ended by itself, or cannot any more: it sees the broker's end of the session."""
 
     def take(self) -> socket.socket | None:
-        """The stream to the first process, for the broker; None if it has it."""
-        if self.stream.fileno() < 0:
+        """The stream if there is one, for the broker."""
+        self.taken = True
+        if self.stream is None:
             return None
         taken = self.stream.dup()
         self.stream.close()
         return taken
 
     def again(self) -> str:
-        """The name of another process: how the one before ends says nothing any more."""
+        """The name of another session: how the one before ends says nothing any more."""
         self.session = new_name()
         self.sessions.append(self.session)
-        self.silent, self.exit, self.ended = False, None, asyncio.Event()
+        self.unreachable, self.silent, self.exit, self.ended = False, False, None, asyncio.Event()
         return self.session
 
     async def how_it_ended(self, seconds: float) -> SessionExit | None:
@@ -68,30 +75,37 @@ class Trials:
         self._by_ticket: dict[str, Trial] = {}
 
     @contextlib.asynccontextmanager
-    async def holding(self, instance_id: str, sessions: list[str], opened: SessionStream) -> AsyncGenerator[Trial]:
-        """A trial with a started process, whose name is in `sessions`, until the end of the context."""
-        trial = Trial(new_name(), sessions[-1], instance_id, opened.stream, opened.incarnation, sessions)
+    async def holding(
+        self, instance_id: str, sessions: list[str], opened: SessionStream | None, incarnation: str
+    ) -> AsyncGenerator[Trial]:
+        """A trial, with a started process or of a server that stands, until the end of the context.
+
+        Its name is in `sessions`, as are those of later ones.
+        """
+        stream = opened.stream if opened is not None else None
+        trial = Trial(new_name(), sessions[-1], instance_id, stream, incarnation, sessions)
         self._by_ticket[trial.ticket] = trial
         try:
             yield trial
         finally:
             del self._by_ticket[trial.ticket]
-            trial.stream.close()
+            if trial.stream is not None:
+                trial.stream.close()
 
     def of(self, ticket: str, instance_id: str) -> Trial | None:
         """The trial that a ticket was made for; None if it is not for this instance, was used up, or is over."""
         trial = self._by_ticket.get(ticket)
         if trial is None or trial.instance != instance_id:
             return None
-        used_up = trial.stream.fileno() < 0 and len(trial.sessions) == MAX_PROCESSES
-        return None if used_up else trial
+        return None if trial.taken and len(trial.sessions) == MAX_SESSIONS else trial
 
-    def let_go(self, session: str, *, silent: bool) -> bool:
+    def let_go(self, session: str, why: Closing) -> bool:
         """The broker let go of a session. Whether it is one of a trial, whose process the trial ends."""
         found = [trial for trial in self._by_ticket.values() if trial.session == session]
         for trial in found:
-            trial.silent = silent
-            if not silent:
+            trial.unreachable = why is Closing.UNREACHABLE
+            trial.silent = why is Closing.ENDED and trial.stream is not None
+            if not trial.silent:
                 trial.ended.set()
         return bool(found)
 

@@ -20,7 +20,7 @@ from toolbox_dtma.wire.base import Answer, DnsLabel, Request, Uid, absent
 from toolbox_dtma.wire.expose import Expose
 from toolbox_dtma.wire.volumes import MAX_VOLUMES, VolumePolicy, Volumes
 
-Transport = Literal["streamable-http", "stdio"]
+Transport = Literal["streamable-http", "sse", "stdio"]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s]+$")]
 HttpPath = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^/[!-~]*$")]
 Argument = Annotated[str, StringConstraints(max_length=4096)]

@@ -177,12 +177,12 @@ class MCPServerSpec(ApiModel):
         tuple[LocalRef, ...], Field(max_length=16, json_schema_extra=LIST_MAP_BY_NAME), AfterValidator(_each_name_once)
     ] = ()
     """Secrets of this namespace (type kubernetes.io/dockerconfigjson) with credentials for the image's registry."""
-    transport: Literal["streamable-http", "stdio"]
-    """How the server speaks MCP: streamable-http, or stdio, with a container for each session. Cannot change."""
+    transport: Literal["streamable-http", "sse", "stdio"]
+    """How the server speaks MCP: streamable-http, sse, or stdio, with a container for each session. Cannot change."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """The port the server listens on inside its container. Not with stdio."""
     path: HttpPath | None = None
-    """The HTTP path the server answers on; /mcp when absent. Not with stdio."""
+    """The HTTP path the server answers on; /mcp when absent, with sse /sse. Not with stdio."""
     sessions: Sessions | None = None
     """How sessions of a stdio server are run. Only with stdio."""
     command: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()

@@ -180,7 +180,7 @@ HOST_CURES: Final[dict[InstanceReason, str]] = {
     InstanceReason.CONTAINER_EXITED: "read the end of its log (`docker logs` on the host; the message has its last lines). It is restarted, ever less often. With stdio: the message has the last line that it wrote to standard error",
     InstanceReason.OUT_OF_MEMORY: "raise `spec.resources.limits.memory`",
     InstanceReason.PORT_NOT_LISTENING: "set `spec.port` to where the server listens, and let it listen on 0.0.0.0, not on 127.0.0.1",
-    InstanceReason.PROBE_FAILED: "check `spec.port` and `spec.path`, and that the server speaks streamable HTTP there. With stdio: that `command` and `args` start a server that speaks MCP on standard input and output, and logs to standard error only",
+    InstanceReason.PROBE_FAILED: "check `spec.port` and `spec.path`, and that the server speaks `spec.transport` there: streamable HTTP, or with `sse` a stream whose first event names the endpoint. With stdio: that `command` and `args` start a server that speaks MCP on standard input and output, and logs to standard error only",
     InstanceReason.DISK_FULL: "free space on the host: `docker system df`, `df -h /var/lib`",
     InstanceReason.NETWORK_FAILED: "the message quotes iptables or Docker; `iptables-save` has to work on the host, and addresses must be left",
     InstanceReason.VOLUME_FAILED: "the message quotes Docker, or names the volume that is not as DTMA makes it; `docker volume ls`, [volumes.md](volumes.md)",

@@ -40,6 +40,7 @@ DEFAULT_MEMORY = "512Mi"
 DEFAULT_CPU = "1"
 DEFAULT_PIDS = 256
 DEFAULT_PATH = "/mcp"
+DEFAULT_SSE_PATH = "/sse"
 DEFAULT_MAX_SESSIONS = 10
 DEFAULT_IDLE_TIMEOUT = "30m"
 
@@ -194,6 +195,11 @@ def _host(address: str) -> str:
     return "docker.io" if bare in ("index.docker.io", "registry-1.docker.io") else bare
 
 
+def default_path(transport: str) -> str:
+    """The path of a server that listens and names none."""
+    return DEFAULT_SSE_PATH if transport == "sse" else DEFAULT_PATH
+
+
 def resolved_server(server: ServerObject, spec: MCPServerSpec) -> ResolvedServer:
     """The spec with every default filled in."""
     limits, stdio = spec.resources.limits, spec.transport == "stdio"
@@ -203,7 +209,7 @@ def resolved_server(server: ServerObject, spec: MCPServerSpec) -> ResolvedServer
         image=spec.image,
         transport=spec.transport,
         port=None if stdio else spec.port,
-        path=None if stdio else spec.path or DEFAULT_PATH,
+        path=None if stdio else spec.path or default_path(spec.transport),
         max_sessions=sessions.max_sessions or DEFAULT_MAX_SESSIONS if stdio else None,
         idle_timeout=sessions.idle_timeout or DEFAULT_IDLE_TIMEOUT if stdio else None,
         memory=limits.memory or DEFAULT_MEMORY,

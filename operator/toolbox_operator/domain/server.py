@@ -61,11 +61,16 @@ def toolbox_of(server: ServerObject) -> Key | None:
     return None if server.spec is None else target(server.spec.toolbox_ref, server.key.namespace)
 
 
+def transport_of(server: ServerObject) -> str:
+    """How a server speaks MCP: as it was accepted, else as its spec says."""
+    if server.status.resolved is not None:
+        return server.status.resolved.transport
+    return server.spec.transport if server.spec is not None else "streamable-http"
+
+
 def speaks_stdio(server: ServerObject) -> bool:
     """Whether each session of the server has a container, and the server itself none."""
-    if server.status.resolved is not None:
-        return server.status.resolved.transport == "stdio"
-    return server.spec is not None and server.spec.transport == "stdio"
+    return transport_of(server) == "stdio"
 
 
 def permitted(server: ServerObject, toolbox: ToolboxObject, labels: Labels | None) -> bool:

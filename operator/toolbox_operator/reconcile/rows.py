@@ -13,8 +13,8 @@ from toolbox_operator.api.toolbox import ToolboxStatus
 from toolbox_operator.domain.conditions import find
 from toolbox_operator.domain.connection import ConnectionObserved
 from toolbox_operator.domain.connection_status import record_status
-from toolbox_operator.domain.inputs import DEFAULT_PATH
-from toolbox_operator.domain.server import speaks_stdio
+from toolbox_operator.domain.inputs import default_path
+from toolbox_operator.domain.server import speaks_stdio, transport_of
 from toolbox_operator.store.api import ConnectionRow, InstanceRow, Observation, ToolboxRow
 
 
@@ -44,7 +44,7 @@ def instance_row(
 ) -> InstanceRow:
     """The row of a server. Without `report` its observed columns are left as they are."""
     now = status or server.status
-    resolved, stdio = now.resolved, speaks_stdio(server)
+    resolved, transport = now.resolved, transport_of(server)
     ready = find(now.conditions, ConditionType.READY)
     container: dict[str, Any] | None = None
     tools: list[dict[str, str]] | None = None
@@ -66,8 +66,8 @@ def instance_row(
         toolbox=toolbox_row(toolbox),
         status=now.phase.value.lower(),
         image=resolved.image if resolved else server.spec.image if server.spec else "",
-        transport="stdio" if stdio else "streamable-http",
-        endpoint_path=None if stdio else resolved.path if resolved else DEFAULT_PATH,
+        transport=transport,
+        endpoint_path=None if speaks_stdio(server) else resolved.path if resolved else default_path(transport),
         observation=None if report is None else Observation(boot_id, report.observed.seq),
         image_digest=now.container.image_digest if now.container else None,
         container=container,

@@ -1,4 +1,4 @@
-"""A FastMCP server with something for every client to try: `python server.py PORT`."""
+"""A FastMCP server with something for every client to try: `python server.py PORT [sse]`."""
 
 from __future__ import annotations
 
@@ -45,4 +45,5 @@ async def greet(ctx: Context) -> str:
 
 
 if __name__ == "__main__":
-    server.run(transport="http", host="127.0.0.1", port=int(sys.argv[1]), path="/mcp", show_banner=False)
+    transport, path = ("sse", "/sse") if sys.argv[2:] == ["sse"] else ("http", "/mcp")
+    server.run(transport=transport, host="127.0.0.1", port=int(sys.argv[1]), path=path, show_banner=False)

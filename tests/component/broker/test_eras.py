@@ -20,7 +20,7 @@ from support.broker.stateless import DISCOVERED, answers, asking, calling, post,
 from support.broker.world import Broker
 from support.gateway.mcp_http import INITIALIZE, MODERN
 from toolbox_dtma.broker.session import Owner, Patience
-from toolbox_dtma.link.broker import Closing, OpenSession
+from toolbox_dtma.link.broker import Closing, OpenSession, Upstream
 
 pytestmark = pytest.mark.component
 
@@ -217,25 +217,39 @@ async def test_a_later_probe_of_the_same_deployment_asks_nothing(
     assert "has ended" in (await begins).json()["error"]["message"]
 
 
-@pytest.mark.parametrize("how", ["part of a line", "the end"])
-async def test_a_process_that_cannot_be_gone_on_with_is_replaced_for_the_handshake(
-    http: httpx.AsyncClient, broker: Broker, script: Script, how: str
+async def test_nothing_that_was_read_of_a_process_is_lost_on_the_handshake(
+    http: httpx.AsyncClient, broker: Broker, script: Script
 ) -> None:
     instance = broker.dtma.instance(script)
     asked = asyncio.ensure_future(probed(http, instance))
     process = await script.process()
     question = await process.heard()
-    if how == "the end":
-        process.end()
-    else:
-        error = b'{"jsonrpc":"2.0","id":%d,"error":{"code":-32601,"message":"no"}}\n{"jsonrpc"' % question["id"]
-        process.write(error)
+    error = b'{"jsonrpc":"2.0","id":%d,"error":{"code":-32601,"message":"no"}}\n{"jsonrpc":"2.0",' % question["id"]
+    process.write(b"no key\n", errors=True)
+    process.write(error)
+    assert needs_handshake(await asked)
+    begins = asyncio.ensure_future(http.post(path_of(instance), json=INITIALIZE, headers=PROBE))
+    assert (await process.heard())["method"] == "initialize"
+    process.write(b'"method":"notifications/message","params":{}}\n')
+    process.end()
+    # Also what it complained of before.
+    assert (await begins).json()["error"]["message"] == "The server's process has ended: no key"
+    assert len(broker.dtma.sessions(instance)) == 1
+
+
+async def test_a_process_that_has_ended_is_replaced_for_the_handshake(
+    http: httpx.AsyncClient, broker: Broker, script: Script
+) -> None:
+    instance = broker.dtma.instance(script)
+    asked = asyncio.ensure_future(probed(http, instance))
+    process = await script.process()
+    await process.heard()
+    process.end()
     assert needs_handshake(await asked)
     begins = asyncio.ensure_future(http.post(path_of(instance), json=INITIALIZE, headers=PROBE))
     other = await script.initialized()
     assert (await begins).status_code == 200 and other is not process
     assert len(broker.dtma.sessions(instance)) == 2
-    await process.ended()
 
 
 async def test_a_probe_of_a_stateless_server_is_served_and_can_shake_hands_with_another_process(
@@ -267,3 +281,14 @@ async def test_a_broker_that_stops_tells_whoever_waits_for_the_question(script: 
         assert (await asked).json()["error"]["message"] == "The session broker is stopping"
         await closing
         await until("nothing is left", lambda: not len(parts.sessions.stateless))
+
+
+async def test_a_server_with_an_address_waits_for_a_handshake(http: httpx.AsyncClient, broker: Broker) -> None:
+    nowhere = Upstream(address="127.0.0.1", port=1, path="/sse")
+    instance = broker.dtma.instance(lambda _request: nowhere)
+    assert needs_handshake(await post(http, instance, calling(1)))
+    assert needs_handshake(await post(http, instance, calling(1)))
+    (name,) = broker.dtma.sessions(instance)
+    assert await broker.dtma.why_closed(name) is Closing.CLIENT
+    assert needs_handshake(await probed(http, instance))
+    assert len(broker.dtma.sessions(instance)) == 2

@@ -19,13 +19,11 @@ import pytest_asyncio
 
 from localstack.kubernetes import REPOSITORY
 from support.dtma.host import FAST, DtmaHost, FakeEngine, eventually, grant_body, stdio_body
+from support.dtma.probing import ProbingWorker
 from support.dtma.sessions import until
-from support.dtma.worker import ScriptedWorker, connected
+from support.dtma.worker import connected
 from toolbox_dtma.engine.api import SessionStream
 from toolbox_dtma.gateway.headers import CONNECTION, SESSION
-from toolbox_dtma.gateway.probe import probe
-from toolbox_dtma.link.framing import encode_frame
-from toolbox_dtma.link.messages import ProbeRequest
 from toolbox_dtma.sessions.process import Child, spawner
 
 pytestmark = pytest.mark.component
@@ -72,23 +70,6 @@ def _result(asked: dict[str, Any]) -> dict[str, Any]:
             return {"tools": [{"name": "get_time", "inputSchema": {"type": "object"}}]}
         case _:
             return {"content": [{"type": "text", "text": "now"}]}
-
-
-class ProbingWorker(ScriptedWorker):
-    """A worker that probes as the real one does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._probing: set[asyncio.Task[None]] = set()
-        self.probes = self._begin
-
-    def _begin(self, request: ProbeRequest) -> None:
-        async def run() -> None:
-            await self.raw(encode_frame(await probe(request)))
-
-        task = asyncio.create_task(run())
-        self._probing.add(task)
-        task.add_done_callback(self._probing.discard)
 
 
 @pytest_asyncio.fixture

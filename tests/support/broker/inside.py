@@ -16,6 +16,7 @@ from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.face import Face
 from toolbox_dtma.broker.session import Patience
 from toolbox_dtma.broker.sessions import Sessions
+from toolbox_dtma.broker.sse import Deadlines
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Inside:
 
 
 @asynccontextmanager
-async def inside(patience: Patience | None = None, budget: Budget | None = None) -> AsyncGenerator[Inside]:
+async def inside(
+    patience: Patience | None = None, budget: Budget | None = None, deadlines: Deadlines | None = None
+) -> AsyncGenerator[Inside]:
     """A broker that serves until the end of the block."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     log = structlog.get_logger()
@@ -37,7 +40,7 @@ async def inside(patience: Patience | None = None, budget: Budget | None = None)
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(str(path))
         dtma = FakeDtma(ours)
-        sessions = Sessions(theirs, log, patience=patience, budget=budget)
+        sessions = Sessions(theirs, log, patience=patience, budget=budget, deadlines=deadlines)
         face = Face(sessions, log)
         server = await face.listen(listening)
         try:

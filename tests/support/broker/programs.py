@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any, Protocol
 
-from toolbox_dtma.link.broker import OpenSession, SessionRefused
+from toolbox_dtma.link.broker import OpenSession, SessionRefused, Upstream
 
 _OUTPUT, _ERRORS = 1, 2
 
@@ -35,8 +35,8 @@ class Process(Protocol):
         ...
 
 
-Program = Callable[[OpenSession], "Process | SessionRefused"]
-"""Starts a process for a session, or says why there is none."""
+Program = Callable[[OpenSession], "Process | SessionRefused | Upstream"]
+"""Starts a process for a session, or says where its server is, or why there is none."""
 
 
 class Spawned:

@@ -1,9 +1,10 @@
-"""An ordinary MCP server on stdio, written with the SDK; started as a program."""
+"""An ordinary MCP server, written with the SDK; started as a program, on stdio or, with a port, on SSE."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -71,4 +72,7 @@ async def ask_person(ctx: Context[Any]) -> str:
 
 
 if __name__ == "__main__":
-    server.run("stdio")
+    if len(sys.argv) > 1:
+        server.run("sse", port=int(sys.argv[1]))
+    else:
+        server.run("stdio")

@@ -32,6 +32,7 @@ from toolbox_dtma.link.broker import (
     SessionEnded,
     SessionOpened,
     SessionRefused,
+    Upstream,
 )
 
 
@@ -115,10 +116,13 @@ class FakeDtma:
             return
         name = f"{asked.instance}.{len(self._names)}"
         self._names.append(name)
-        self._running[name] = process
         idle = self.idle_seconds[asked.instance]
         incarnation = self.incarnations.get(asked.instance, "")
         opened = SessionOpened(request=asked.request, session=name, idle_seconds=idle, incarnation=incarnation)
+        if isinstance(process, Upstream):
+            self._send(opened.model_copy(update={"upstream": process}))
+            return
+        self._running[name] = process
         self._send(opened, *(() if self.without_stream else (process.broker_end,)))
         process.broker_end.close()
 

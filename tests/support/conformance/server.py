@@ -1,6 +1,6 @@
 """A server that answers every scenario of the official conformance suite, at all revisions.
 
-`python -m support.conformance.server PORT` serves it on loopback.
+`python -m support.conformance.server PORT` serves it on loopback, with `sse` after it by the older transport.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uvicorn
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.sse import SseServerTransport
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -34,6 +35,9 @@ from mcp_types import (
     SubscribeRequestParams,
     UnsubscribeRequestParams,
 )
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from support.conformance import contents, rounds, tools
 from support.conformance.contents import text
@@ -176,9 +180,33 @@ def _listed(tool: ServedTool) -> dict[str, Any]:
     return {"name": tool.name, "description": tool.description, "inputSchema": tool.schema}
 
 
+class SseStreams:
+    """The GET of the SSE transport: a session of the server for each."""
+
+    def __init__(self, server: Server[Any], transport: SseServerTransport):
+        self._server = server
+        self._transport = transport
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve until either side ends."""
+        async with self._transport.connect_sse(scope, receive, send) as (heard, said):
+            await self._server.run(heard, said, self._server.create_initialization_options())
+
+
+def sse_app() -> Starlette:
+    """The same server by the SSE transport."""
+    transport = SseServerTransport("/messages/")
+    routes = [Route("/sse", SseStreams(build(), transport)), Mount("/messages/", app=transport.handle_post_message)]
+    return Starlette(routes=routes)
+
+
 def main() -> None:
-    """Serves on the port that is the only argument."""
-    app = build().streamable_http_app(event_store=MemoryEvents(), retry_interval=RETRY_MILLISECONDS)
+    """Serves on the port that is the first argument."""
+    app = (
+        sse_app()
+        if sys.argv[2:] == ["sse"]
+        else build().streamable_http_app(event_store=MemoryEvents(), retry_interval=RETRY_MILLISECONDS)
+    )
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", timeout_graceful_shutdown=1)
 
 

@@ -61,6 +61,8 @@ ACCEPTED: tuple[AcceptedCase, ...] = (
         SERVER,
         {"spec.env": [{"name": f"V{n:03d}".ljust(256, "x"), "value": "1"} for n in range(256)]},
     ),
+    AcceptedCase("a server that speaks SSE", SERVER, {"spec.transport": "sse"}),
+    AcceptedCase("a server that speaks SSE at a path", SERVER, {"spec.transport": "sse", "spec.path": "/events"}),
     AcceptedCase("a server that speaks stdio", SERVER, STDIO),
     AcceptedCase("sessions as they are without", SERVER, {**STDIO, "spec.sessions": {}}),
     AcceptedCase("the fewest sessions", SERVER, {**STDIO, "spec.sessions": {"maxSessions": 1, "idleTimeout": "1s"}}),

@@ -265,6 +265,28 @@ RULES: tuple[RuleCase, ...] = (
         update=True,
     ),
     RuleCase(
+        "a server that is to speak SSE from now on",
+        SERVER,
+        {"spec.transport": "sse"},
+        "spec.transport",
+        f"the transport of a server cannot change: {_SERVER_FIXED} with the other transport",
+        update=True,
+    ),
+    RuleCase(
+        "a server that speaks SSE without a port",
+        SERVER,
+        {"spec.transport": "sse", "spec.port": REMOVE},
+        "spec.port",
+        "set spec.port to the port the server listens on",
+    ),
+    RuleCase(
+        "sessions of a server that speaks SSE",
+        SERVER,
+        {"spec.transport": "sse", "spec.sessions": {"maxSessions": 2}},
+        "spec.sessions",
+        "remove spec.sessions: only a server that speaks stdio has a container for each session",
+    ),
+    RuleCase(
         "a server that is to listen from now on",
         SERVER,
         {},

@@ -123,9 +123,9 @@ SCHEMA: tuple[SchemaCase, ...] = (
     SchemaCase(
         "a transport that is not supported",
         SERVER,
-        {"spec.transport": "sse"},
-        "spec.transport: must be one of streamable-http, stdio",
-        served='spec.transport: Unsupported value: "sse"',
+        {"spec.transport": "websocket"},
+        "spec.transport: must be one of streamable-http, sse, stdio",
+        served='spec.transport: Unsupported value: "websocket"',
     ),
     SchemaCase(
         "a choice in the wrong case",

@@ -361,6 +361,11 @@ def stdio_body(**changes: Any) -> dict[str, Any]:
     return body | changes
 
 
+def sse_body(**changes: Any) -> dict[str, Any]:
+    """A desired instance of the SSE transport, as JSON."""
+    return instance_body(transport="sse", path="/sse") | changes
+
+
 def grant_body(**changes: Any) -> dict[str, Any]:
     """A grant, as JSON."""
     return {

@@ -19,6 +19,7 @@ from toolbox_dtma.link.broker import (
     SessionEnded,
     SessionOpened,
     SessionRefused,
+    Upstream,
 )
 
 
@@ -84,6 +85,8 @@ class ScriptedBroker:
     pid: int = 4711
     streams: dict[str, socket.socket] = field(default_factory=dict[str, socket.socket])
     """By session, as they were passed."""
+    upstreams: dict[str, Upstream] = field(default_factory=dict[str, Upstream])
+    """By session that has no stream: where its server is."""
     ended: list[SessionEnded] = field(default_factory=list[SessionEnded])
     closed: bool = False
     _requests: int = 0
@@ -106,8 +109,12 @@ class ScriptedBroker:
 
     def let_go(self, session: str, why: Closing = Closing.CLIENT) -> None:
         """Close a session."""
-        self.streams.pop(session).close()
+        self._forget(session)
         self.say(CloseSession(session=session, why=why))
+
+    def _forget(self, session: str) -> None:
+        if self.upstreams.pop(session, None) is None:
+            self.streams.pop(session).close()
 
     async def heard(self) -> SessionOpened | SessionRefused | SessionEnded:
         """The next message. A stream that comes with it is in `streams`."""
@@ -120,14 +127,17 @@ class ScriptedBroker:
                     await asyncio.sleep(0.001)
         assert packet, "DTMA hung up"
         message = TO_BROKER.validate_json(packet)
-        if isinstance(message, SessionOpened):
+        if isinstance(message, SessionOpened) and message.upstream is not None:
+            assert not descriptors
+            self.upstreams[message.session] = message.upstream
+        elif isinstance(message, SessionOpened):
             (descriptor,) = descriptors
             self.streams[message.session] = socket.socket(fileno=descriptor)
         else:
             assert not descriptors
         if isinstance(message, SessionEnded):
             self.ended.append(message)
-            self.streams.pop(message.session).close()
+            self._forget(message.session)
         return message
 
     async def opened(self, instance: str, connection: str = "", ticket: str = "") -> str:

@@ -26,11 +26,18 @@ def _listening(child: Child, port: int) -> int:
     return port
 
 
-def fastmcp_server(supervisor: Supervisor) -> int:
-    """Starts `tests/clients/fastmcp/server.py`; its port."""
+def fastmcp_server(supervisor: Supervisor, *more: str) -> int:
+    """Starts `tests/clients/fastmcp/server.py`, on streamable HTTP unless it is told more; its port."""
     port = free_port()
-    argv = [str(clients.python("fastmcp")), str(clients.LOCKS / "fastmcp" / "server.py"), str(port)]
-    return _listening(supervisor.start(Command("fastmcp-server", argv)), port)
+    argv = [str(clients.python("fastmcp")), str(clients.LOCKS / "fastmcp" / "server.py"), str(port), *more]
+    return _listening(supervisor.start(Command("-".join(("fastmcp-server", *more)), argv)), port)
+
+
+def mcp1_sse_server(supervisor: Supervisor) -> int:
+    """Starts `tests/clients/mcp1/sse_server.py`; its port."""
+    port = free_port()
+    argv = [str(clients.python("mcp1")), str(clients.LOCKS / "mcp1" / "sse_server.py"), str(port)]
+    return _listening(supervisor.start(Command("mcp1-sse-server", argv)), port)
 
 
 def everything_server(supervisor: Supervisor) -> int:
@@ -47,10 +54,10 @@ def hello_server(supervisor: Supervisor) -> int:
     return _listening(supervisor.start(Command("hello-server", argv, env={"PORT": str(port)})), port)
 
 
-def conformance_server(supervisor: Supervisor, name: str) -> int:
+def conformance_server(supervisor: Supervisor, name: str, *more: str) -> int:
     """Starts the server that answers the conformance suite; its port."""
     port = free_port()
-    argv = [sys.executable, "-m", "support.conformance.server", str(port)]
+    argv = [sys.executable, "-m", "support.conformance.server", str(port), *more]
     environment = {"PYTHONPATH": str(REPOSITORY / "tests")}
     return _listening(supervisor.start(Command(name, argv, env=environment)), port)
 

@@ -57,6 +57,8 @@ BEFORE_STDIO = (
     " body.sessions: Extra inputs are not permitted"
 )
 """What a host says to a stdio server that is older than they are."""
+BEFORE_SSE = "body.transport: Input should be 'streamable-http' or 'stdio'"
+"""What a host says to a server of the SSE transport that is older than they are."""
 TOOLS = ("get_time", "get_zone", "set_zone")
 
 
@@ -108,6 +110,7 @@ class Machine:
     dropped: int = 0
     page: int = 500
     knows_stdio: bool = True
+    knows_sse: bool = True
     open_sessions: int = 0
     """Of every server that speaks stdio."""
     old: bool = False
@@ -352,6 +355,8 @@ class FakeHost:
         machine = self.machine
         if desired.transport == "stdio" and not machine.knows_stdio:
             raise HostProblem(ProblemCode.INVALID, BEFORE_STDIO)
+        if desired.transport == "sse" and not machine.knows_sse:
+            raise HostProblem(ProblemCode.INVALID, BEFORE_SSE)
         held = machine.desired.get(instance_id)
         if held is not None and (held.namespace, held.name) != (desired.namespace, desired.name):
             raise HostProblem(ProblemCode.IDENTITY_MISMATCH, "this id belongs to another object")

@@ -1,10 +1,14 @@
-"""What is told to workers of the version before."""
+"""What is told to workers of the version before, and how the parts' deadlines fit together."""
 
 from __future__ import annotations
 
 import json
 
+from toolbox_dtma.broker.session import Patience
+from toolbox_dtma.broker.sse import Deadlines
+from toolbox_dtma.link.broker import TO_BROKER, SessionOpened, Upstream
 from toolbox_dtma.link.messages import InstanceRoute, ProbeRequest
+from toolbox_dtma.settings import Timings
 
 
 def test_a_worker_that_knows_no_bridge_is_told_of_none() -> None:
@@ -16,3 +20,15 @@ def test_a_worker_that_knows_no_bridge_is_told_of_none() -> None:
     bridged = probe.model_copy(update={"bridge": "/run/b.sock", "ticket": "t-1"})
     assert ProbeRequest.model_validate_json(bridged.model_dump_json()) == bridged
     assert "t-1" not in repr(bridged)
+
+
+def test_a_session_with_a_stream_is_told_as_it_was_before_there_were_others() -> None:
+    opened = SessionOpened(request=1, session="s", idle_seconds=60)
+    assert "upstream" not in json.loads(opened.model_dump_json())
+    pointed = opened.model_copy(update={"upstream": Upstream(address="10.0.0.2", port=3001, path="/sse")})
+    assert TO_BROKER.validate_json(pointed.model_dump_json()) == pointed
+
+
+def test_a_probe_has_the_time_to_tell_of_an_endpoint_that_never_comes() -> None:
+    assert Deadlines().endpoint < Timings().probe_timeout - 1
+    assert Deadlines().endpoint < Patience().input

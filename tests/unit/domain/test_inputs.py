@@ -173,3 +173,14 @@ def test_the_host_is_told_of_an_egress_only_where_it_is_not_the_default() -> Non
         desired = desired_instance(obj, obj.spec, Inputs((), ()))
         told[egress] = desired.model_dump(mode="json", by_alias=True)["security"].get("egress")
     assert told == {"None": "None", "Internet": None, "All": "All"}
+
+
+def test_a_server_that_speaks_sse_listens_and_has_a_path_of_its_own_by_default() -> None:
+    for spec_of, path in ({}, "/sse"), ({"path": "/events"}, "/events"):
+        obj = server({"transport": "sse", **spec_of})
+        assert obj.spec is not None
+        resolved = resolved_server(obj, obj.spec)
+        assert (resolved.transport, resolved.port, resolved.path) == ("sse", 3001, path)
+        assert (resolved.max_sessions, resolved.idle_timeout) == (None, None)
+        desired = desired_instance(obj, obj.spec, Inputs(env=(), registries=()))
+        assert (desired.transport, desired.port, desired.path, desired.sessions) == ("sse", 3001, path, None)

@@ -370,3 +370,32 @@ def test_a_probe_can_be_asked_for_before_it_falls_due() -> None:
     bench.probe(FINE)
     bench.readiness.probe_soon(bench.now)
     assert bench.readiness.begin(bench.now) is not None
+
+
+# ------------------------------------------------------------- servers of the SSE transport
+def test_an_sse_server_is_probed_as_one_that_listens_and_through_the_broker() -> None:
+    bench = Bench(transport="sse", path="/sse")
+    bench.see(seen())
+    target = bench.probe(REFUSED)
+    assert target == Target("one", "10.0.0.2", 3001, "/sse", sse=True)
+    assert target.bridged and not target.has_sessions
+    # Not in error at once: its container may be on its way, and is asked again soon.
+    assert bench.verdict == STARTING
+    assert bench.readiness.next_event(bench.now) == bench.now + TIMINGS.probe_first_retry
+    bench.probe(FINE)
+    assert bench.verdict == READY
+    assert bench.readiness.next_event(bench.now) == bench.now + TIMINGS.probe_interval
+
+
+def test_what_nobody_could_probe_of_an_sse_server_may_be_the_brokers_fault() -> None:
+    bench = Bench(transport="sse", path="/sse")
+    bench.see(seen())
+    bench.probe(None)
+    assert "session broker" in bench.readiness.observe(bench.now).message
+
+
+def test_a_conversation_in_one_transport_says_nothing_about_another() -> None:
+    bench = Bench(transport="sse")
+    bench.readiness.remembered = (Target("one", "10.0.0.2", 3001, "/mcp"), FINE)
+    bench.see(seen())
+    assert bench.verdict == STARTING

@@ -388,9 +388,12 @@ async def test_a_session_says_of_what_its_process_is_made(bench: Bench, broker: 
         assert isinstance(opened, SessionOpened)
         return opened.incarnation
 
-    assert await incarnation(connection="c-1") == "one"
+    one = await incarnation(connection="c-1")
     async with bench.manager.trial("i-1") as trial:
-        assert [await incarnation(ticket=trial.ticket) for _ in range(2)] == ["one", "one"]
+        assert [await incarnation(ticket=trial.ticket) for _ in range(2)] == [one, one]
+    bench.deploy("two")
+    assert [(await broker.heard()).kind for _ in range(3)] == ["ended"] * 3
+    assert await incarnation(connection="c-1") != one
 
 
 async def test_how_a_trial_ended_is_told_also_after_the_broker_let_go_of_it(

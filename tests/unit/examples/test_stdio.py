@@ -31,4 +31,4 @@ def test_the_host_is_told_of_sessions_and_the_toolbox_is_the_quickstarts() -> No
 def test_its_image_is_one_of_the_quickstart() -> None:
     images = [body["spec"]["image"] for (kind, _), body in OBJECTS.items() if kind is Kind.MCP_SERVER]
     image = OBJECTS[Kind.MCP_SERVER, Key("mcp-system", "everything-stdio")]["spec"]["image"]
-    assert images.count(image) == 2
+    assert images.count(image) > 1

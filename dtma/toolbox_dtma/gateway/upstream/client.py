@@ -87,8 +87,9 @@ class UpstreamClient:
         try:
             async with asyncio.timeout(self._patience.connect):
                 connection = await self._connected(origin)
-        except (OSError, TimeoutError):
-            answer.fail(ConnectFailed("the server does not accept connections"))
+        except (OSError, TimeoutError) as error:
+            refused = isinstance(error, ConnectionRefusedError)
+            answer.fail(ConnectFailed("the server does not accept connections", refused=refused))
             return
         connection.send(answer, head, body)
 

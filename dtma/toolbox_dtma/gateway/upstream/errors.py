@@ -17,6 +17,11 @@ class ConnectFailed(UpstreamError):
 
     reason = "connect"
 
+    def __init__(self, message: str, *, refused: bool = False):
+        """`refused`: nothing listens there."""
+        super().__init__(message)
+        self.refused = refused
+
 
 class Malformed(UpstreamError):
     """What the server sent is not an HTTP/1.1 answer whose end two readers must agree about."""

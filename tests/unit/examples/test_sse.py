@@ -1,0 +1,30 @@
+"""The example of a server that speaks SSE goes with the quickstart."""
+
+from __future__ import annotations
+
+from support.crd.cases import as_read
+from support.crd.examples import EXAMPLES, load
+from toolbox_operator.api.meta import Key, Kind
+from toolbox_operator.api.parse import parse_server, parse_toolbox
+from toolbox_operator.domain.inputs import Inputs, desired_instance, resolve
+from toolbox_operator.domain.server import permitted, toolbox_of
+
+OBJECTS = {(kind, Key.of(body)): body for path in EXAMPLES for kind, body in load(path)}
+EXAMPLE = Key("mcp-system", "everything-sse")
+
+
+def test_the_host_is_told_where_it_listens_and_the_toolbox_is_the_quickstarts() -> None:
+    server = parse_server(as_read(OBJECTS[Kind.MCP_SERVER, EXAMPLE]))
+    assert server.problem is None and server.spec is not None
+    at = toolbox_of(server)
+    assert at is not None
+    assert permitted(server, parse_toolbox(as_read(OBJECTS[Kind.TOOLBOX, at])), None)
+    inputs = resolve(server.spec, {})
+    assert isinstance(inputs, Inputs)
+    desired = desired_instance(server, server.spec, inputs)
+    assert (desired.transport, desired.port, desired.path, desired.args) == ("sse", 3001, "/sse", ("sse",))
+
+
+def test_its_image_is_the_quickstarts() -> None:
+    quickstart = OBJECTS[Kind.MCP_SERVER, Key("mcp-system", "everything")]
+    assert OBJECTS[Kind.MCP_SERVER, EXAMPLE]["spec"]["image"] == quickstart["spec"]["image"]
