@@ -8,35 +8,40 @@ import re
 import socket
 import struct
 import traceback
-from collections.abc import Mapping
-from math import ceil
 from typing import Any, cast
 
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
+from toolbox_dtma.broker.answers import (
+    EVENTS,
+    JSON,
+    RETRY_SECONDS,
+    VERSION,
+    event,
+    input_full,
+    later,
+    names_no_handshake,
+    no_session,
+    read_body,
+    tell,
+)
 from toolbox_dtma.broker.control import NoSession
 from toolbox_dtma.broker.messages import INITIALIZE, Heard, Id, NotAMessage, read
 from toolbox_dtma.broker.outlets import Outlet
 from toolbox_dtma.broker.routing import IdInUse, TooMany
 from toolbox_dtma.broker.session import InputFull, Owner, Session, SessionOver
 from toolbox_dtma.broker.sessions import NotBegun, Sessions
-from toolbox_dtma.gateway.downstream import write
-from toolbox_dtma.gateway.headers import CONNECTION, EVENT_STREAM, PROBE, SESSION
-from toolbox_dtma.gateway.http import AuditedConnection, broken
-from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
+from toolbox_dtma.broker.stateless_face import StatelessFace
+from toolbox_dtma.gateway.headers import CONNECTION, PROBE, SESSION
+from toolbox_dtma.gateway.http import AuditedConnection
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, not_found, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
-from toolbox_dtma.link.broker import Closing, Refused
-from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
+from toolbox_dtma.link.broker import Closing
 
-BODY_SECONDS = 30.0
 BATCHING_VERSION = "2025-03-26"
 """The only revision with batches; one of those whose clients need not name it."""
-VERSION = "MCP-Protocol-Version"
-RETRY_SECONDS = 5.0
-JSON = "application/json"
 
 _PATH = re.compile(r"/instances/([A-Za-z0-9-]{1,128})/mcp")
 _OWNER_VALUE = re.compile(r"[\x21-\x7e]{1,128}")
@@ -48,6 +53,7 @@ class Face:
 
     def __init__(self, sessions: Sessions, log: FilteringBoundLogger):
         self._sessions = sessions
+        self._stateless = StatelessFace(sessions.stateless)
         self._log = log
         self._http = web.Server(self._handle, handler_cancellation=True)
 
@@ -77,6 +83,8 @@ class Face:
         if path is None:
             raise not_found()
         instance, owner = path[1], _owner(request)
+        if names_no_handshake(request):
+            return await self._stateless.answer(request, instance, owner)
         match request.method:
             case "POST":
                 return await self._post(request, instance, owner)
@@ -91,13 +99,13 @@ class Face:
                 )
 
     async def _post(self, request: web.BaseRequest, instance: str, owner: Owner) -> web.StreamResponse:
-        raw = await _body(request)
+        raw = await read_body(request)
         try:
             heard = run(read(raw)) if is_quick(raw) else await self._sessions.turns.run(read(raw))
         except NotAMessage as error:
             raise Refusal.rpc(400, "body", PARSE_ERROR, str(error)) from None
         first = heard.requests[0].id if heard.requests and not heard.batch else None
-        _check_version(request, heard, first)
+        _check_version(request, heard)
         if any(asked.id is None for asked in heard.requests):
             raise Refusal.rpc(400, "id", INVALID_REQUEST, "The id of a request must be a string or a number")
         try:
@@ -110,11 +118,11 @@ class Face:
         except SessionOver:
             raise _gone(first) from None
         except InputFull as full:
-            raise Refusal.rpc(504, "input", SERVER_ERROR, str(full).capitalize(), id=first) from None
+            raise input_full(str(full), first) from None
         except IdInUse as error:
             raise Refusal.rpc(400, "id", INVALID_REQUEST, str(error).capitalize(), id=first) from None
         except TooMany as many:
-            raise _later(503, str(many), first, RETRY_SECONDS) from None
+            raise later(503, str(many), first, RETRY_SECONDS) from None
         if sent is None:
             return web.Response(status=202)
         stream, outlet = sent
@@ -131,8 +139,7 @@ class Face:
         try:
             session, said = await self._sessions.open(instance, owner, heard)
         except NoSession as none:
-            status = 404 if none.why is Refused.UNKNOWN else 503
-            raise _later(status, none.message, id, none.retry_seconds) from None
+            raise no_session(none, id) from None
         except NotBegun as error:
             # In a good answer, as all errors of a server: clients show what it says, and give up.
             raise Refusal(200, "not-begun", rpc_error(SERVER_ERROR, str(error), id)) from None
@@ -155,10 +162,10 @@ class Face:
         if said is None:
             raise _gone(None)
         if batch or not said.last:
-            response = web.StreamResponse(headers=_EVENTS)
+            response = web.StreamResponse(headers=EVENTS)
             await response.prepare(request)
             while said is not None:
-                if not await _tell(request, response, _event(said.raw)):
+                if not await tell(request, response, event(said.raw)):
                     break
                 outlet.written(said)
                 said = await outlet.take()
@@ -166,7 +173,7 @@ class Face:
         response = web.StreamResponse(headers={"Content-Type": JSON})
         response.content_length = len(said.raw)
         await response.prepare(request)
-        await _tell(request, response, said.raw)
+        await tell(request, response, said.raw)
         outlet.written(said)
         return response
 
@@ -177,20 +184,17 @@ class Face:
         except SessionOver:
             raise _gone(None) from None
         except TooMany as many:
-            raise _later(409, str(many), None, RETRY_SECONDS) from None
+            raise later(409, str(many), None, RETRY_SECONDS) from None
         try:
-            response = web.StreamResponse(headers=_EVENTS)
+            response = web.StreamResponse(headers=EVENTS)
             await response.prepare(request)
             while (said := await outlet.take()) is not None:
-                if not await _tell(request, response, _event(said.raw)):
+                if not await tell(request, response, event(said.raw)):
                     break
                 outlet.written(said)
             return response
         finally:
             session.leave(stream)
-
-
-_EVENTS = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"}
 
 
 class _Connection(AuditedConnection):
@@ -230,63 +234,11 @@ def _owner(request: web.BaseRequest) -> Owner:
     return Owner(connection=connections[0]) if connections else Owner(ticket=tickets[0])
 
 
-async def _body(request: web.BaseRequest) -> bytes:
+def _check_version(request: web.BaseRequest, heard: Heard) -> None:
     """Raises `Refusal`."""
-    raw = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.content.iter_any():
-                raw += chunk
-                if len(raw) > MAX_REQUEST_BYTES:
-                    message = f"A body may have at most {MAX_REQUEST_BYTES} bytes"
-                    raise Refusal.rpc(413, "too-large", SERVER_ERROR, message)
-    except web.RequestPayloadError:
-        raise broken() from None
-    except TimeoutError:
-        raise Refusal.rpc(408, "slow-body", SERVER_ERROR, "The body did not arrive in time") from None
-    return bytes(raw)
-
-
-def _check_version(request: web.BaseRequest, heard: Heard, id: Id | None) -> None:
-    """Raises `Refusal`.
-
-    What a revision without handshake gets is what a server gives that knows none of them, which a process on stdio is
-    here: a client of several revisions then begins with a handshake. That revision's own error code would say the
-    opposite (2026-07-28, versioning).
-    """
-    versions = request.headers.getall(VERSION, [])
-    if any(version not in HANDSHAKE_VERSIONS for version in versions):
-        supported = sorted(HANDSHAKE_VERSIONS)
-        message = f"Unsupported protocol version; this server speaks {', '.join(supported)}"
-        raise Refusal(400, "version", rpc_error(SERVER_ERROR, message, id, {"supported": supported}))
-    if heard.batch and any(version != BATCHING_VERSION for version in versions):
+    if heard.batch and any(version != BATCHING_VERSION for version in request.headers.getall(VERSION, [])):
         raise Refusal.rpc(400, "batch", INVALID_REQUEST, f"Only {BATCHING_VERSION} has batches")
 
 
 def _gone(id: Id | None) -> Refusal:
     return Refusal.rpc(404, "session", SESSION_NOT_FOUND, "Session not found; initialize again", id=id)
-
-
-def _later(status: int, message: str, id: Id | None, seconds: float | None) -> Refusal:
-    """An error that passes."""
-    data: Mapping[str, Any] | None = None
-    headers = {"Retry-After": str(ceil(RETRY_SECONDS))} if status == 503 else {}
-    if seconds is not None:
-        data = {"retryAfterMs": max(ceil(seconds * 1000), 1)}
-        headers = {"Retry-After": str(max(ceil(seconds), 1))}
-    return Refusal(status, "later", rpc_error(SERVER_ERROR, message, id, data), headers)
-
-
-def _event(raw: bytes) -> bytes:
-    return b"data: " + raw + b"\n\n"
-
-
-async def _tell(request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> bool:
-    """Send to the client; whether it still takes anything."""
-    try:
-        await write(response, data)
-    except (ConnectionError, TimeoutError):
-        if request.transport is not None:
-            request.transport.abort()
-        return False
-    return True

@@ -41,6 +41,11 @@ class Frames:
         self._stream = Stream.OUTPUT
         self._left = 0
 
+    @property
+    def between(self) -> bool:
+        """Whether no frame has begun that is not complete."""
+        return not self._header and not self._left
+
     def feed(self, data: bytes) -> list[tuple[Stream, bytes]]:
         """What these bytes hold, in order. Raises `Unframed`."""
         pieces: list[tuple[Stream, bytes]] = []

@@ -67,6 +67,12 @@ class Patience:
     """How long a server may still answer a request that its client has cancelled; most never do."""
     last_words: float = 1.0
     """How long what a process wrote before its end may take to be read."""
+    discover: float = 8.0
+    """For the answer to what a process speaks that was just started; a probe has 10 s for everything."""
+    quiet: float = 2.0
+    """How long one may be silent before it is asked whether it is there."""
+    late: float = 30.0
+    """The same for one that was silent for so long, and is of no use meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from toolbox_dtma.broker.outlets import Outlet, Said
 from toolbox_dtma.broker.peer import Peer
 from toolbox_dtma.broker.session import Owner, Patience, Session, SessionOver, Shared
 from toolbox_dtma.broker.sse import Deadlines, SseServer
+from toolbox_dtma.broker.stateless import Stateless, connected
 from toolbox_dtma.broker.streams import ProcessStreams
 from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
@@ -46,8 +47,9 @@ class Sessions:
         self.turns = Turns()
         self._client = UpstreamClient()
         self._deadlines = deadlines or Deadlines()
-        self._patience = patience or Patience()
-        self._shared = Shared(self._patience, self.turns, budget or Budget(), self)
+        self._patience, self._budget = patience or Patience(), budget or Budget()
+        self._shared = Shared(self._patience, self.turns, self._budget, self)
+        self.stateless = Stateless(self.control, log, patience=self._patience, turns=self.turns, budget=self._budget)
         self._by_id: dict[str, Session] = {}
         self._by_name: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,9 +67,12 @@ class Sessions:
 
         Raises `NoSession`, `NotBegun`, and what `Session.send` does but `SessionOver`.
         """
-        opened, connection = await self.control.open(instance, owner)
-        # Only what has a stream is waited for: DTMA cannot have ended another one before it is known here.
-        peer = await self._reach(opened, connection, owner)
+        kept = await self.stateless.take(instance, owner)
+        if kept is not None:
+            opened, peer = kept[0], ProcessStreams(*kept[1])
+        else:
+            # Only what has a stream is waited for: DTMA cannot have ended another one before it is known here.
+            opened, peer = await self._started(instance, owner)
         id_ = secrets.token_hex(ID_BYTES)
         session = Session(id_, opened.session, instance, owner, opened.idle_seconds, peer, self._shared)
         self._by_id[id_] = self._by_name[opened.session] = session
@@ -83,18 +88,17 @@ class Sessions:
             session.begun()
         return session if begun else None, said
 
-    async def _reach(self, opened: SessionOpened, connection: socket.socket | None, owner: Owner) -> Peer:
+    async def _started(self, instance: str, owner: Owner) -> tuple[SessionOpened, Peer]:
+        opened, connection = await self.control.open(instance, owner)
+        self.stateless.opened(instance, opened)
         if opened.upstream is not None:
-            deadlines, budget = self._deadlines, self._shared.budget
             name, of = opened.session, owner.connection
-            return SseServer(opened.upstream, name, of, self._client, budget, deadlines)
+            return opened, SseServer(opened.upstream, name, of, self._client, self._budget, self._deadlines)
         if connection is None:
             raise RuntimeError("a session without a stream has an address")
         try:
-            connection.setblocking(False)
-            return ProcessStreams(*await asyncio.open_unix_connection(sock=connection))
+            return opened, ProcessStreams(*await connected(connection))
         except BaseException:
-            connection.close()
             self.control.close_session(opened.session, Closing.CLIENT)
             raise
 
@@ -130,6 +134,7 @@ class Sessions:
         """DTMA says that one is over; it may have crossed our own word for it."""
         session = self._by_name.get(ended.session)
         if session is None:
+            self.stateless.ended(ended)
             return
         if ended.why is Ended.EXITED:
             self._look_after(asyncio.create_task(session.exited(ended.message)))
@@ -141,11 +146,12 @@ class Sessions:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End all of them."""
+        """End all of them, and all other processes."""
         for session in tuple(self._by_id.values()):
             session.end(Closing.CLIENT, STOPPING)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self.stateless.close(STOPPING), return_exceptions=True)
         await self._client.close()
+
         self.control.close()
 
 

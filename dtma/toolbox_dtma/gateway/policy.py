@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from toolbox_dtma.gateway.header_values import decode_header
 from toolbox_dtma.gateway.methods import (
     HANDSHAKE_VERSIONS,
     KNOWN_REQUESTS,
@@ -25,8 +23,6 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 DENIED = INVALID_PARAMS
 HEADER_MISMATCH = -32020
-
-_BASE64_VALUE = re.compile(r"=\?base64\?(.*)\?=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +204,3 @@ def _meta_version(message: RpcMessage) -> tuple[bool, Any]:
         return False, None
     value = cast("Mapping[str, Any]", meta)[VERSION_META]
     return True, value if isinstance(value, str) and not isinstance(meta, Repeated) else None
-
-
-def decode_header(value: str) -> str | None:
-    """A mirrored header's value, out of `=?base64?…?=` if it is wrapped; None if it is wrapped wrongly."""
-    wrapped = _BASE64_VALUE.fullmatch(value)
-    if wrapped is None:
-        return value
-    try:
-        decoded = base64.b64decode(wrapped[1], validate=True)
-        text = decoded.decode()
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        return None
-    return text if base64.b64encode(decoded).decode() == wrapped[1] else None

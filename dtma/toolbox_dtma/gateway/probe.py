@@ -36,6 +36,8 @@ CLOSING_SECONDS = 1.0
 """What the farewell (DELETE of the session) may take beyond the deadline."""
 OTHER_ERA_SECONDS = 2.0
 """What a server that speaks the stateless revision may take to list its tools after a handshake as well."""
+BRIDGED_OTHER_ERA_SECONDS = 5.0
+"""The same behind the session broker, where the handshake takes a process of its own that has to start."""
 _SHOWN_TOOLS = 256
 _SHOWN_CHARACTERS = 256
 
@@ -238,10 +240,11 @@ async def _tools_of_the_handshake(request: ProbeRequest, budget: _Budget, shown:
 
     The other way round there is nothing to look for: the stateless revision is asked for first.
     """
-    left = _Budget(budget.now, min(budget.deadline, budget.now() + OTHER_ERA_SECONDS))
+    seconds = OTHER_ERA_SECONDS if request.bridge is None else BRIDGED_OTHER_ERA_SECONDS
+    left = _Budget(budget.now, min(budget.deadline, budget.now() + seconds))
     try:
         async with (
-            asyncio.timeout(OTHER_ERA_SECONDS + CLOSING_SECONDS),
+            asyncio.timeout(seconds + CLOSING_SECONDS),
             _client(request, left, shown, "legacy") as client,
         ):
             return await _all_tools(client) if client.server_capabilities.tools is not None else []

@@ -82,6 +82,8 @@ class SessionOpened(Message):
     session: str
     idle_seconds: Annotated[float, Field(gt=0)]
     upstream: Annotated[Upstream | None, Field(exclude_if=absent)] = None
+    incarnation: Annotated[str, Field(max_length=256)] = ""
+    """Of what the process is made; equal for processes of one deployment only."""
 
 
 class Refused(StrEnum):

@@ -8,7 +8,8 @@ from toolbox_dtma.engine.api import EngineUnavailable, NotDeployed, SessionExit
 from toolbox_dtma.engine.failures import Failure as EngineFailure
 from toolbox_dtma.engine.failures import bounded
 from toolbox_dtma.readiness import Failure, Probed
-from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
+from toolbox_dtma.sessions.manager import SessionManager
+from toolbox_dtma.sessions.trials import BrokerAway
 from toolbox_dtma.wire import InstanceReason
 
 EXIT_SECONDS = 0.5

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -22,7 +21,6 @@ from toolbox_dtma.link.broker import (
     Ended,
     OpenSession,
     SessionEnded,
-    SessionOpened,
     SessionRefused,
     Upstream,
 )
@@ -32,8 +30,8 @@ from toolbox_dtma.sessions.admission import Refusal
 from toolbox_dtma.sessions.exits import exit_message
 from toolbox_dtma.sessions.keeper import SessionEngine, SpareKeeper
 from toolbox_dtma.sessions.link import ControlLink
-from toolbox_dtma.sessions.records import Bridge, Instance, Session, Spare, new_name
-from toolbox_dtma.sessions.trials import Trial, Trials
+from toolbox_dtma.sessions.records import Bridge, Instance, Session, Spare, new_name, opening
+from toolbox_dtma.sessions.trials import BrokerAway, Trial, Trials
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import SessionCounts, Sessions
 
@@ -43,14 +41,6 @@ PROBE_IDLE_SECONDS = 60.0
 _LONGEST_SLEEP = 3600.0
 _STOPPED = "The server was stopped or changed."
 _REVOKED = "This connection may not use the server any more."
-
-
-class BrokerAway(Exception):
-    """There is no session broker now. `lately`: it may only be on its way back."""
-
-    def __init__(self, *, lately: bool) -> None:
-        super().__init__("the session broker does not run")
-        self.lately = lately
 
 
 class SessionManager:
@@ -193,7 +183,7 @@ class SessionManager:
         instance.last_used = self._clock()
         self._wake.set()
         if instance.stands:
-            self._give(session, instance.terms.idle_seconds, None, instance.upstream)
+            self._give(session, instance, None)
             return
         ready = spare.ready if spare is not None else None
         if ready is not None:
@@ -234,13 +224,13 @@ class SessionManager:
             self._engine.end_session(session.name)
             self._give_up(session, admission.STOPPED)
             return
-        self._give(session, instance.terms.idle_seconds, opened.stream, None)
+        self._give(session, instance, opened)
 
-    def _give(self, session: Session, idle: float, stream: socket.socket | None, upstream: Upstream | None) -> None:
+    def _give(self, session: Session, instance: Instance, opened: SessionStream | None) -> None:
         session.opened = True
         if self._link is not None:
-            answer = SessionOpened(request=session.request, session=session.name, idle_seconds=idle, upstream=upstream)
-            self._link.send(answer, stream)
+            idle = instance.terms.idle_seconds if session.connection else PROBE_IDLE_SECONDS
+            self._link.send(opening(session, instance, opened, idle), opened.stream if opened is not None else None)
 
     def _refuse(self, request: int, refusal: Refusal) -> None:
         if self._link is not None:
@@ -336,19 +326,20 @@ class SessionManager:
         """
         if self._link is None:
             raise BrokerAway(lately=self._clock() - self._down_since < self._timings.broker_patience)
-        name, opened = new_name(), None
+        sessions, opened = [new_name()], None
         instance = self._instances.get(instance_id)
         if instance is None or not instance.stands:
             async with asyncio.timeout(self._timings.session_open):
-                opened = await self._engine.open_session(instance_id, name)
+                opened = await self._engine.open_session(instance_id, sessions[0])
         try:
-            async with self._trials.holding(instance_id, name, opened) as trial:
+            async with self._trials.holding(instance_id, sessions, opened) as trial:
                 yield trial
         finally:
-            session = self._sessions.get(name)
-            if session is not None:
-                self._end(session, Ended.STOPPED, "The probe is over.")
-            self._engine.end_session(name)
+            for each in sessions:
+                session = self._sessions.get(each)
+                if session is not None:
+                    self._end(session, Ended.STOPPED, "The probe is over.")
+                self._engine.end_session(each)
 
     def _open_for_probe(self, message: OpenSession) -> None:
         trial, instance = self._trials.of(message.ticket, message.instance), self._instances.get(message.instance)
@@ -358,8 +349,17 @@ class SessionManager:
         if trial.stream is None and instance.upstream is None:
             self._refuse(message.request, admission.STOPPED)
             return
-        session = self._sessions[trial.session] = Session(trial.session, trial.instance, "", message.request)
-        self._give(session, PROBE_IDLE_SECONDS, trial.take(), instance.upstream)
+        first, stream = not trial.taken, trial.take()
+        if not first and trial.session not in self._sessions:
+            self._engine.end_session(trial.session)
+        name = trial.session if first else trial.again()
+        session = self._sessions[name] = Session(name, trial.instance, "", message.request)
+        if trial.stream is None:
+            self._give(session, instance, None)
+        elif stream is not None:
+            self._give(session, instance, SessionStream(trial.incarnation, stream))
+        else:
+            session.opening = asyncio.create_task(self._begin(session, instance, None), name="open session of a probe")
 
     # ------------------------------------------------------------------ tending
     async def run(self) -> None:

@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from toolbox_dtma.engine.api import SessionStream
-from toolbox_dtma.link.broker import Upstream
+from toolbox_dtma.link.broker import SessionOpened, Upstream
 from toolbox_dtma.sessions.spares import BackOff, Use
 from toolbox_dtma.wire import SessionCounts, Sessions
 
@@ -103,3 +103,14 @@ class Instance:
     def counts(self) -> SessionCounts:
         """As they are now."""
         return SessionCounts(open=self.open, max=self.terms.max_sessions)
+
+
+def opening(session: Session, instance: Instance, opened: SessionStream | None, idle_seconds: float) -> SessionOpened:
+    """What the broker is told: with the stream of a process, or else where the server is."""
+    return SessionOpened(
+        request=session.request,
+        session=session.name,
+        idle_seconds=idle_seconds,
+        incarnation=opened.incarnation if opened is not None else instance.incarnation,
+        upstream=instance.upstream,
+    )

@@ -20,6 +20,7 @@ from support.broker import stdio_server
 from support.broker.client import sdk_client
 from support.broker.programs import Process, Spawned
 from support.broker.world import Broker
+from support.gateway.mcp_http import MODERN
 from support.gateway.world import eventually
 from toolbox_dtma.link.broker import Closing, OpenSession, Upstream
 
@@ -60,9 +61,21 @@ def instance(broker: Broker) -> str:
 
 
 @pytest.fixture(params=["stdio", "sse"])
-def either(request: pytest.FixtureRequest, broker: Broker, upstream: Upstream) -> str:
+def transport(request: pytest.FixtureRequest) -> str:
+    """How the server speaks."""
+    return request.param
+
+
+@pytest.fixture
+def newest(transport: str) -> str:
+    """The newest revision that the SDK's server speaks so."""
+    return MODERN if transport == "stdio" else "2025-11-25"
+
+
+@pytest.fixture
+def either(transport: str, broker: Broker, upstream: Upstream) -> str:
     """An instance of the SDK's server on this transport."""
-    return broker.dtma.instance(on_stdio if request.param == "stdio" else lambda _request: upstream)
+    return broker.dtma.instance(on_stdio if transport == "stdio" else lambda _request: upstream)
 
 
 async def said(client: Client, tool: str, arguments: dict[str, Any] | None = None, **more: Any) -> str:
@@ -72,16 +85,18 @@ async def said(client: Client, tool: str, arguments: dict[str, Any] | None = Non
     return content.text
 
 
-async def test_a_client_of_every_era_finds_the_server_and_its_tools(broker: Broker, either: str) -> None:
-    for mode in ("auto", "legacy"):
+async def test_a_client_of_every_era_finds_the_server_and_its_tools(broker: Broker, either: str, newest: str) -> None:
+    for mode, version in (("auto", newest), ("legacy", "2025-11-25")):
         async with sdk_client(broker.path, either, mode=mode) as client:
             info = client.server_info
             assert info is not None and (info.name, info.version) == ("on-stdio", "3.2.1")
-            assert client.protocol_version == "2025-11-25"
+            assert client.protocol_version == version
             assert "echo" in {tool.name for tool in (await client.list_tools()).tools}
             assert await said(client, "echo", {"text": "é \u2028 \n\r\t \U0001f600"}) == "é \u2028 \n\r\t \U0001f600"
-    names = broker.dtma.sessions(either)
-    assert [await broker.dtma.why_closed(name) for name in names] == [Closing.CLIENT] * 2
+    # A process that requests share goes on after them.
+    first, *others = broker.dtma.sessions(either)
+    assert {await broker.dtma.why_closed(name) for name in others} == {Closing.CLIENT}
+    assert (first in broker.dtma.closed) is (newest != MODERN)
 
 
 async def test_each_session_has_a_process_of_its_own(broker: Broker, instance: str) -> None:

@@ -14,7 +14,7 @@ from support.async_poll import until
 from support.broker.client import RawSession, headers_of, initialize, open_session, path_of
 from support.broker.programs import INITIALIZED, Script, Scripted
 from support.broker.world import Broker
-from support.gateway.mcp_http import INITIALIZE, MODERN, messages, request
+from support.gateway.mcp_http import INITIALIZE, messages, request
 from toolbox_dtma.link.broker import Closing, Ended, Refused, SessionRefused
 
 pytestmark = pytest.mark.component
@@ -96,18 +96,6 @@ async def test_what_has_no_session_is_told_to_begin_with_a_handshake(
     for owners in ({}, {"Mcp-Toolbox-Connection": ""}, {"Mcp-Toolbox-Connection": "c", "Mcp-Toolbox-Probe": "t"}):
         assert (await http.post(path, json=INITIALIZE, headers=owners)).status_code == 400
     assert not broker.dtma.sessions(path.split("/")[2])
-
-
-async def test_a_revision_without_handshake_is_refused_as_by_a_server_that_knows_none(
-    http: httpx.AsyncClient, broker: Broker, script: Script
-) -> None:
-    path = path_of(broker.dtma.instance(script))
-    headers = {**headers_of("c-1"), "MCP-Protocol-Version": MODERN, "Mcp-Method": "server/discover"}
-    answer = await http.post(path, json=request("server/discover"), headers=headers)
-    error = answer.json()["error"]
-    # Any code of that revision's own would say that the server knows it.
-    assert (answer.status_code, error["code"]) == (400, -32000)
-    assert "2025-11-25" in error["message"] and MODERN not in error["data"]["supported"]
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from mcp_types import ElicitResult, TextContent
 
-from support.broker import stdio_server
+from support.broker import eras_server, stdio_server
 from support.broker.programs import Script, Scripted, Spawned
 from support.broker.world import Broker, running_broker
-from support.gateway.mcp_http import INITIALIZE, RawSession, request, sdk_client
+from support.gateway.mcp_http import INITIALIZE, MODERN, RawSession, request, sdk_client
 from support.gateway.world import Connection, World, eventually, restricted
 from toolbox_dtma.link.broker import Closing, Refused, SessionRefused
 from toolbox_dtma.link.messages import ProbeResult, Surface
@@ -62,7 +62,7 @@ async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(ga
     async def elicit(context: Any, params: Any) -> ElicitResult:
         return ElicitResult(action="accept", content={"name": "green"})
 
-    async with sdk_client(gateway, connection, elicitation_callback=elicit) as client:
+    async with sdk_client(gateway, connection, "legacy", elicitation_callback=elicit) as client:
         assert client.protocol_version == "2025-11-25"
         assert [tool.name for tool in (await client.list_tools()).tools] == ["echo", "count", "ask_model", "ask_person"]
         steps: list[float] = []
@@ -178,12 +178,13 @@ def test_a_probe_holds_its_conversation_in_a_session_of_its_own(gateway: World, 
     instance = real(gateway, broker)
     result = probe(gateway, broker, instance, "ticket-8")
     report = result.report
-    assert (report.ok, report.protocol_version, report.tools_total) == (True, "2025-11-25", len(TOOLS)), report.message
+    assert (report.ok, report.protocol_version, report.tools_total) == (True, MODERN, len(TOOLS)), report.message
     assert report.server_info is not None and report.server_info.name == "on-stdio"
     assert result.surface.tools == TOOLS and len(result.surface.hashes) == len(TOOLS)
-    (asked,) = [each for each in broker.dtma.asked if each.instance == instance]
-    assert (asked.connection, asked.ticket) == ("", "ticket-8")
-    (name,) = broker.dtma.sessions(instance)
+    asked = [each for each in broker.dtma.asked if each.instance == instance]
+    # The server knows both eras, each with a process of its own.
+    assert [(each.connection, each.ticket) for each in asked] == [("", "ticket-8")] * 2
+    _, name = broker.dtma.sessions(instance)
     eventually(lambda: broker.dtma.closed.get(name) is Closing.CLIENT, "its session is closed")
 
 
@@ -206,3 +207,30 @@ def test_a_probe_says_why_it_gets_no_session(gateway: World, broker: Broker) -> 
     refused = SessionRefused(request=0, why=Refused.FAILED, message="The container could not be started")
     result = probe(gateway, broker, broker.dtma.instance(lambda _asked: refused), "ticket-10")
     assert not result.report.ok and "The container could not be started" in (result.report.message or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "processes"),
+    [("modern", MODERN, 2), ("late", MODERN, 2), ("legacy", "2025-11-25", 1), ("exiting", "2025-11-25", 2)],
+)
+def test_a_probe_finds_a_server_of_either_era_and_starts_no_more_than_it_needs(
+    gateway: World, broker: Broker, kind: str, version: str, processes: int
+) -> None:
+    argv = [sys.executable, "-SE", str(Path(eras_server.__file__)), kind]
+    instance = broker.dtma.instance(lambda _request: Spawned(argv))
+    for n in range(2):
+        report = probe(gateway, broker, instance, f"ticket-{kind}-{n}").report
+        assert (report.ok, report.protocol_version, report.tools_total) == (True, version, 1), report.message
+        assert report.server_info is not None and report.server_info.name == "odd"
+        if n == 0:
+            assert len(broker.dtma.sessions(instance)) == processes
+    # What was found out is known: no process is started for a question again.
+    again = 1 if version != MODERN else 2
+    assert len(broker.dtma.sessions(instance)) == processes + again
+
+
+def test_a_server_that_says_nothing_before_a_handshake_is_ready_all_the_same(gateway: World, broker: Broker) -> None:
+    argv = [sys.executable, "-SE", str(Path(eras_server.__file__)), "silent"]
+    instance = broker.dtma.instance(lambda _request: Spawned(argv))
+    report = probe(gateway, broker, instance, "ticket-silent", deadline=10.0).report
+    assert (report.ok, report.protocol_version) == (True, "2025-11-25"), report.message

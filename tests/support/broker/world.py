@@ -46,6 +46,8 @@ class FakeDtma:
         self._names: list[str] = []
         self.idle_seconds: dict[str, float] = {}
         """By instance; an hour where nothing is said."""
+        self.incarnations: dict[str, str] = {}
+        """By instance, where it matters."""
         self.asked: list[OpenSession] = []
         self.closed: dict[str, Closing] = {}
         """Why the broker closed a session, by its name."""
@@ -115,11 +117,13 @@ class FakeDtma:
         name = f"{asked.instance}.{len(self._names)}"
         self._names.append(name)
         idle = self.idle_seconds[asked.instance]
-        opened = SessionOpened(request=asked.request, session=name, idle_seconds=idle)
+        incarnation = self.incarnations.get(asked.instance, "")
+        opened = SessionOpened(request=asked.request, session=name, idle_seconds=idle, incarnation=incarnation)
         if isinstance(process, Upstream):
             self._send(opened.model_copy(update={"upstream": process}))
             return
         self._running[name] = process
+
         self._send(opened, *(() if self.without_stream else (process.broker_end,)))
         process.broker_end.close()
 

@@ -15,10 +15,19 @@ import pytest
 from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
 from toolbox_dtma.engine.api import EngineUnavailable, SessionExit
 from toolbox_dtma.engine.failures import Failure
-from toolbox_dtma.link.broker import CloseSession, Closing, Ended, Refused, SessionEnded, SessionRefused
+from toolbox_dtma.link.broker import (
+    CloseSession,
+    Closing,
+    Ended,
+    Refused,
+    SessionEnded,
+    SessionOpened,
+    SessionRefused,
+)
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions.link import ControlLink
-from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
+from toolbox_dtma.sessions.manager import SessionManager
+from toolbox_dtma.sessions.trials import BrokerAway
 from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import Credential, Expose, InstanceReason, SessionCounts, Sessions
 
@@ -322,20 +331,67 @@ async def test_a_broker_that_ends_takes_its_sessions_along_but_not_the_spare(ben
         assert await broker.opened("i-1", "c-1") == spare
 
 
-async def test_a_ticket_opens_one_session_that_does_not_count(bench: Bench, broker: ScriptedBroker) -> None:
+async def test_a_ticket_opens_two_sessions_that_do_not_count(bench: Bench, broker: ScriptedBroker) -> None:
     bench.deploy(max_sessions=1)
     await broker.opened("i-1", "c-1")
     async with bench.manager.trial("i-1") as trial:
         assert (await broker.refused("i-2", ticket=trial.ticket)).why is Refused.UNKNOWN
-        session = await broker.opened("i-1", ticket=trial.ticket)
-        assert session == trial.session and bench.manager.open_sessions == 1
+        first = await broker.opened("i-1", ticket=trial.ticket)
+        assert first == trial.session and bench.manager.open_sessions == 1
+        second = await broker.opened("i-1", ticket=trial.ticket)
+        assert second == trial.session != first and bench.manager.open_sessions == 1
         assert (await broker.refused("i-1", ticket=trial.ticket)).why is Refused.UNKNOWN
-        bench.engine.exit(session, SessionExit(3))
+        # Both go on: a server may be talked to in two ways.
+        assert {first, second} <= bench.engine.processes.keys()
+        bench.engine.exit(second, SessionExit(3))
         assert await trial.how_it_ended(1.0) == SessionExit(3)
-    assert session not in bench.engine.processes
-    ended = await broker.heard()
-    assert isinstance(ended, SessionEnded) and ended.session == session
+    assert not {first, second} & bench.engine.processes.keys()
+    ended = [await broker.heard(), await broker.heard()]
+    assert {each.session for each in ended if isinstance(each, SessionEnded)} == {first, second}
     assert (await broker.refused("i-1", ticket=trial.ticket)).why is Refused.UNKNOWN
+
+
+async def test_a_process_that_ends_when_it_is_asked_is_replaced_and_only_the_next_ones_end_counts(
+    bench: Bench, broker: ScriptedBroker
+) -> None:
+    async with bench.manager.trial("i-1") as trial:
+        first = await broker.opened("i-1", ticket=trial.ticket)
+        bench.engine.exit(first, SessionExit(1))
+        assert isinstance(await broker.heard(), SessionEnded)
+        assert await trial.how_it_ended(1.0) == SessionExit(1)
+        second = await broker.opened("i-1", ticket=trial.ticket)
+        assert first not in bench.engine.processes and second in bench.engine.processes
+        assert await trial.how_it_ended(0.01) is None
+
+
+async def test_a_second_process_of_a_probe_that_cannot_be_made_is_refused(bench: Bench, broker: ScriptedBroker) -> None:
+    async with bench.manager.trial("i-1") as trial:
+        await broker.opened("i-1", ticket=trial.ticket)
+        bench.engine.failure = Failure(InstanceReason.START_FAILED, "no")
+        assert (await broker.refused("i-1", ticket=trial.ticket)).why is Refused.FAILED
+
+
+async def test_a_probe_that_is_over_leaves_no_process_on_its_way(bench: Bench, broker: ScriptedBroker) -> None:
+    async with bench.manager.trial("i-1") as trial:
+        await broker.opened("i-1", ticket=trial.ticket)
+        bench.engine.makes.clear()
+        broker.ask("i-1", ticket=trial.ticket)
+        await until(lambda: len(bench.engine.made) == 2, "it is being made")
+    answers = [await broker.heard(), await broker.heard()]
+    assert {each.kind for each in answers} == {"ended", "refused"}
+    bench.engine.makes.set()
+
+
+async def test_a_session_says_of_what_its_process_is_made(bench: Bench, broker: ScriptedBroker) -> None:
+    async def incarnation(**owner: str) -> str:
+        broker.ask("i-1", **owner)
+        opened = await broker.heard()
+        assert isinstance(opened, SessionOpened)
+        return opened.incarnation
+
+    assert await incarnation(connection="c-1") == "one"
+    async with bench.manager.trial("i-1") as trial:
+        assert [await incarnation(ticket=trial.ticket) for _ in range(2)] == ["one", "one"]
 
 
 async def test_how_a_trial_ended_is_told_also_after_the_broker_let_go_of_it(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from toolbox_dtma.gateway.header_values import decode_header
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS, VERSION_META
 from toolbox_dtma.gateway.parsing import Body, parse_body
 from toolbox_dtma.gateway.policy import (
@@ -19,7 +20,6 @@ from toolbox_dtma.gateway.policy import (
     RoutingHeaders,
     check_routing,
     decide,
-    decode_header,
     needs_filter,
 )
 from toolbox_dtma.gateway.view import View
