@@ -147,7 +147,7 @@ async def test_a_server_that_answers_a_post_only_after_the_call_can_ask_in_the_m
     began = asyncio.get_running_loop().time()
     calls = [asyncio.ensure_future(session.call("ping", id=n)) for n in range(2, 12)]
     posts = [await server.post() for _ in range(10)]
-    assert asyncio.get_running_loop().time() - began < 1
+    assert asyncio.get_running_loop().time() - began < 5
     for post in (first, second, *posts):
         post.answer(ACCEPTED)
     stream.say(*({"jsonrpc": "2.0", "id": n, "result": {}} for n in range(1, 12)))
