@@ -38,7 +38,7 @@ SCRIPT = textwrap.dedent(
                 leave "${word%%\"*}"
                 text left ;;
             *'"name":"look"'*) text "$(seen)" ;;
-            *'"name":"wait"'*) continue ;;
+            *'"name":"wait"'*) really=really; echo >/tmp/is-$really-waiting; continue ;;
             *) result='{}' ;;
         esac
         printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$result"
@@ -46,6 +46,9 @@ SCRIPT = textwrap.dedent(
     """
 ).strip()
 """Tools: `leave` leaves `word` in files, in a command line and in an environment; `look` tells all that can be seen of
-files, command lines and environments; `wait` never answers."""
+files, command lines and environments; `wait` leaves `WAITING` and never answers."""
+
+WAITING = "is-really-waiting"
+"""In its own text, which is in its command line, it is written differently."""
 
 COMMAND = ("sh", "-c", SCRIPT)
