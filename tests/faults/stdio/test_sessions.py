@@ -10,16 +10,16 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
 
 from support.hosts.busy_sessions import all_busy, served
 from support.hosts.far_host import FarHost
+from support.hosts.holdings import Held, children, held
 from support.hosts.prying_server import WAITING
-from support.hosts.stdio_host import StdioHost, descriptors
+from support.hosts.stdio_host import StdioHost
 from support.poll import until
 
 pytestmark = pytest.mark.faults
@@ -31,66 +31,27 @@ KEPT_CONNECTIONS = 8
 """Descriptors by which a part may differ: connections to Docker, and between the parts, are kept for a while."""
 
 
-def _children() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            continue
-        found.setdefault(parent, []).append(int(entry.name))
-    return found
-
-
-def _tree(pid: int) -> list[int]:
-    children, found = _children(), [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a host holds when nobody has a session but a spare may wait."""
-
-    networks: list[str]
-    descriptors: dict[str, int]
-    threads: dict[str, int]
-
-
-def held(far: FarHost, host: StdioHost) -> Held:
-    """What it holds now."""
-    assert far.host.dtma is not None and far.host.gateway is not None
-    parts = {"dtma": [far.host.dtma.pid], "broker": [host.broker], "gateway": _tree(far.host.gateway.pid)}
-    return Held(
-        networks=far.engine.docker("network", "ls", "--quiet").split(),
-        descriptors={part: sum(descriptors(pid) for pid in pids) for part, pids in parts.items()},
-        threads={part: sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids) for part, pids in parts.items()},
-    )
-
-
 @pytest.fixture
-def leaving_nothing(far: FarHost, stdio_host: StdioHost, instance: str) -> Generator[None]:
+async def leaving_nothing(stdio_host: StdioHost, instance: str) -> AsyncGenerator[None]:
     """Whatever the test does: afterwards the host holds what it held before."""
 
-    def settled() -> bool:
-        return len(far.containers()) <= 1 and stdio_host.observed(instance)["sessions"]["open"] == 0
+    def settled(now: Held) -> bool:
+        return len(now.containers) <= 1
 
     _, token = stdio_host.grant(instance)
-    asyncio.run(served(stdio_host, instance, token, time.monotonic()))
-    until("no session but a spare", settled, seconds=30)
-    before = held(far, stdio_host)
+    await served(stdio_host, instance, token, time.monotonic())
+    before = until("no session but a spare", lambda: held(stdio_host), settled)
     yield
-    until("no session but a spare", settled, seconds=30)
 
-    def at_most_before(now: Held) -> bool:
+    def as_before(now: Held) -> bool:
         return (
-            now.networks == before.networks
-            and all(now.descriptors[part] <= before.descriptors[part] + KEPT_CONNECTIONS for part in now.descriptors)
-            and all(now.threads[part] <= before.threads[part] + 2 for part in now.threads)
+            settled(now)
+            and now.networks == before.networks
+            and now.descriptors <= before.descriptors + KEPT_CONNECTIONS
+            and now.threads <= before.threads + 2
         )
 
-    until(f"no more than before: {before}", lambda: held(far, stdio_host), at_most_before, seconds=20)
+    until(f"no more than {before}", lambda: held(stdio_host), as_before)
 
 
 def _first_process(host: StdioHost, instance: str) -> dict[str, int]:
@@ -101,7 +62,7 @@ def _first_process(host: StdioHost, instance: str) -> dict[str, int]:
 
 def _kill_process(far: FarHost, host: StdioHost, instance: str, container: str) -> None:
     # The first is what reaps others and passes signals on.
-    (server,) = _children()[_first_process(host, instance)[container]]
+    (server,) = children()[_first_process(host, instance)[container]]
     os.kill(server, signal.SIGKILL)
 
 
