@@ -1,6 +1,6 @@
 """A server that answers every scenario of the official conformance suite, at all revisions.
 
-`python -m support.conformance.server PORT` serves it on loopback.
+`python -m support.conformance.server PORT` serves it on loopback; `support.conformance.forks` on the pipes of processes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uvicorn
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -174,6 +175,13 @@ def build() -> Server[Any]:
 
 def _listed(tool: ServedTool) -> dict[str, Any]:
     return {"name": tool.name, "description": tool.description, "inputSchema": tool.schema}
+
+
+async def on_pipes() -> None:
+    """Serves on standard input and output, to the end of the input."""
+    server = build()
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
 
 
 def main() -> None:
