@@ -15,6 +15,9 @@ from toolbox_dtma.broker.session import Owner
 from toolbox_dtma.link.broker import (
     MAX_PACKET_BYTES,
     TO_BROKER,
+    AnyFromBroker,
+    BrokerPing,
+    BrokerPong,
     BrokerReady,
     CloseSession,
     Closing,
@@ -98,7 +101,7 @@ class Control:
         self._loop.remove_writer(self._connection.fileno())
         self._connection.close()
 
-    def _send(self, message: BrokerReady | OpenSession | CloseSession) -> None:
+    def _send(self, message: AnyFromBroker) -> None:
         self._unsent.append(message.model_dump_json().encode())
         if len(self._unsent) == 1:
             self._writable()
@@ -157,6 +160,8 @@ class Control:
                 )
             case SessionEnded() as ended:
                 self._ended(ended)
+            case BrokerPing():
+                self._send(BrokerPong())
 
     def _give_back(self, opened: SessionOpened, connection: socket.socket) -> None:
         connection.close()

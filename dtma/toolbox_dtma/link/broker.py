@@ -116,8 +116,20 @@ class SessionEnded(Message):
     """A sentence for the client, without anything of the host's."""
 
 
-FromBroker = Annotated[BrokerReady | OpenSession | CloseSession, Field(discriminator="kind")]
-ToBroker = Annotated[SessionOpened | SessionRefused | SessionEnded, Field(discriminator="kind")]
+class BrokerPing(Message):
+    """Whether the broker still serves: it answers with `BrokerPong`, from where it answers everything else."""
 
-FROM_BROKER: TypeAdapter[BrokerReady | OpenSession | CloseSession] = TypeAdapter(FromBroker)
-TO_BROKER: TypeAdapter[SessionOpened | SessionRefused | SessionEnded] = TypeAdapter(ToBroker)
+    kind: Literal["ping"] = "ping"
+
+
+class BrokerPong(Message):
+    """It does."""
+
+    kind: Literal["pong"] = "pong"
+
+
+AnyFromBroker = BrokerReady | OpenSession | CloseSession | BrokerPong
+AnyToBroker = SessionOpened | SessionRefused | SessionEnded | BrokerPing
+
+FROM_BROKER: TypeAdapter[AnyFromBroker] = TypeAdapter(Annotated[AnyFromBroker, Field(discriminator="kind")])
+TO_BROKER: TypeAdapter[AnyToBroker] = TypeAdapter(Annotated[AnyToBroker, Field(discriminator="kind")])

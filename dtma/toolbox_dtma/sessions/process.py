@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from toolbox_dtma.link.broker import BrokerReady, CloseSession, OpenSession
+from toolbox_dtma.link.broker import BrokerPing, BrokerPong, BrokerReady, CloseSession, OpenSession
 from toolbox_dtma.sessions.link import ControlLink, LinkBroken
 from toolbox_dtma.settings import Timings
 
@@ -208,11 +208,7 @@ class Broker:
             log.info("session broker ready", pid=child.pid)
             up = True
             self._listener.broker_up(link)
-            while (message := await link.receive()) is not None:
-                if isinstance(message, BrokerReady):
-                    raise LinkBroken("it became ready twice")
-                self._listener.broker_said(message)
-            return "it hung up"
+            return await self._listen(child, link)
         except TimeoutError:
             return "it was not ready in time"
         except LinkBroken as error:
@@ -221,3 +217,33 @@ class Broker:
             link.close()
             if up:
                 self._listener.broker_down()
+
+    async def _listen(self, child: Child, link: ControlLink) -> str:
+        """Pass on what it says, and ask it again and again whether it is there. Raises `LinkBroken`."""
+        loop, timings = asyncio.get_running_loop(), self._timings
+        unanswered = 0
+
+        def ask() -> None:
+            nonlocal unanswered, timer
+            # Counted, not timed: a DTMA that was itself held up would take every broker for one that hangs.
+            if unanswered >= timings.broker_unanswered:
+                link.give_up("it does not answer")
+                # It would not see that the link has ended either.
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                return
+            unanswered += 1
+            link.send(BrokerPing())
+            timer = loop.call_later(timings.broker_ask, ask)
+
+        timer = loop.call_later(timings.broker_ask, ask)
+        try:
+            while (message := await link.receive()) is not None:
+                unanswered = 0
+                if isinstance(message, BrokerReady):
+                    raise LinkBroken("it became ready twice")
+                if not isinstance(message, BrokerPong):
+                    self._listener.broker_said(message)
+            return "it hung up"
+        finally:
+            timer.cancel()

@@ -68,6 +68,13 @@ async def test_when_it_stops_whoever_waits_is_told(script: Script, how: str) -> 
             assert await broker.dtma.why_closed(name) is Closing.CLIENT
 
 
+def test_asked_whether_it_is_there_it_says_so() -> None:
+    with running_broker() as broker:
+        for number in (1, 2, 3):
+            broker.dtma.ping()
+            eventually(lambda number=number: broker.dtma.pongs == number, "it answers")
+
+
 def test_a_message_of_dtma_that_it_does_not_understand_ends_it() -> None:
     with running_broker() as broker:
         broker.dtma.send_raw(b'{"v":1,"kind":"opened","later":true}')

@@ -12,6 +12,10 @@ from toolbox_dtma.engine.api import ExitListener, NotDeployed, SessionExit, Sess
 from toolbox_dtma.link.broker import (
     MAX_PACKET_BYTES,
     TO_BROKER,
+    AnyFromBroker,
+    AnyToBroker,
+    BrokerPing,
+    BrokerPong,
     BrokerReady,
     CloseSession,
     Closing,
@@ -89,7 +93,7 @@ class ScriptedBroker:
     _requests: int = 0
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def say(self, message: BrokerReady | OpenSession | CloseSession) -> None:
+    def say(self, message: AnyFromBroker) -> None:
         """One packet."""
         self.control.send(message.model_dump_json().encode())
 
@@ -110,7 +114,13 @@ class ScriptedBroker:
         self.say(CloseSession(session=session, why=why))
 
     async def heard(self) -> SessionOpened | SessionRefused | SessionEnded:
-        """The next message. A stream that comes with it is in `streams`."""
+        """The next message about a session. Pings before it are answered."""
+        while isinstance(message := await self.told(), BrokerPing):
+            self.say(BrokerPong())
+        return message
+
+    async def told(self) -> AnyToBroker:
+        """The next message of any kind. A stream that comes with it is in `streams`."""
         async with asyncio.timeout(5):
             while True:
                 try:
