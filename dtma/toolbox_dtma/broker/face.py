@@ -28,7 +28,7 @@ from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, not_found, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
-from toolbox_dtma.link.broker import Closing, Refused
+from toolbox_dtma.link.broker import BACKLOG, Closing, Refused
 from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
 
 BODY_SECONDS = 30.0
@@ -53,7 +53,9 @@ class Face:
 
     async def listen(self, listening: socket.socket) -> asyncio.Server:
         """Begin to accept."""
-        return await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self._http), sock=listening)
+        loop = asyncio.get_running_loop()
+        # The event loop has the socket listen anew, with a queue of its own choice.
+        return await loop.create_unix_server(lambda: _Connection(self._http), sock=listening, backlog=BACKLOG)
 
     async def close(self, seconds: float) -> None:
         """End what is still answered after so long."""

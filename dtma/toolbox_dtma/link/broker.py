@@ -15,6 +15,9 @@ from toolbox_dtma.link.messages import Message
 from toolbox_dtma.wire.base import Uid
 
 MAX_PACKET_BYTES = 64 * 1024
+BACKLOG = 4096
+"""Connections that may wait until the broker has time for them, or is there again. On a unix socket those beyond are
+refused at once, however soon they would be taken; the kernel may allow fewer (net.core.somaxconn)."""
 
 
 class BrokerReady(Message):

@@ -14,14 +14,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from toolbox_dtma.link.broker import BrokerPing, BrokerPong, BrokerReady, CloseSession, OpenSession
+from toolbox_dtma.link.broker import BACKLOG, BrokerPing, BrokerPong, BrokerReady, CloseSession, OpenSession
 from toolbox_dtma.sessions.link import ControlLink, LinkBroken
 from toolbox_dtma.settings import Timings
 
 log = structlog.get_logger("toolbox_dtma.sessions")
 
 SOCKET_NAME = "broker.sock"
-_BACKLOG = 512
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 """And what begins with PYTHON or LC_: all that it takes to start the same Python."""
 
@@ -154,7 +153,7 @@ class Broker:
             try:
                 os.chown(self.path, -1, self._gid)
                 self.path.chmod(0o660)
-                listening.listen(_BACKLOG)
+                listening.listen(BACKLOG)
                 yield listening
             finally:
                 self.path.unlink(missing_ok=True)
