@@ -88,7 +88,8 @@ def _deployed(host: StdioHost, **changes: Any) -> Generator[str]:
     instance = str(uuid.uuid4())
     sessions = {"maxSessions": OPEN + AT_ONCE, "idleSeconds": IDLE_SECONDS}
     limits = {"memoryBytes": 256 * 1024 * 1024, "cpuMillis": 1000, "pids": 64}
-    host.deploy(instance, **{"sessions": sessions, "limits": limits, **changes})
+    body: dict[str, Any] = {"sessions": sessions, "limits": limits, **changes}
+    host.deploy(instance, **body)
     host.await_phase(instance, "Ready")
     host.await_no_sessions(instance)
     yield instance

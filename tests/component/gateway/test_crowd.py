@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Generator
 
-import httpx
+import aiohttp
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -38,9 +38,11 @@ async def _come_and_go(gateway: World, broker: Broker, seed: int) -> None:
         # Of half of them answers pass unseen, of the others they are read and filtered.
         exposes = itertools.cycle((restricted("*"), restricted("*", deny=("other",))))
         connections += [gateway.connect(instance, expose=next(exposes)) for _ in range(CONNECTIONS)]
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(
-        verify=gateway.tls.client_context(), timeout=SECONDS, trust_env=False, limits=limits
+    # Lines are as long as the longest message.
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=gateway.tls.client_context(), limit=0),
+        timeout=aiohttp.ClientTimeout(total=SECONDS),
+        read_bufsize=1 << 17,
     ) as http:
         visitors = [Visitor(http, each, number, seed) for each in connections for number in range(VISITORS)]
         await asyncio.gather(*(visitor.visit() for visitor in visitors))

@@ -38,9 +38,7 @@ async def said(client: Client, tool: str, **arguments: Any) -> str:
     return block.text
 
 
-async def test_two_agents_and_two_sessions_of_one_see_nothing_of_each_other(
-    stdio_host: StdioHost, prying: str
-) -> None:
+async def test_two_agents_and_two_sessions_of_one_see_nothing_of_each_other(stdio_host: StdioHost, prying: str) -> None:
     (_, one), (_, two) = stdio_host.grant(prying), stdio_host.grant(prying)
     words = [f"word-{uuid.uuid4().hex}" for _ in range(3)]
     async with AsyncExitStack() as stack:
@@ -77,8 +75,12 @@ async def posting(stdio_host: StdioHost, instance: str, token: str) -> AsyncGene
 
 async def test_the_name_of_a_session_is_of_no_use_to_another_agent(stdio_host: StdioHost, prying: str) -> None:
     (_, one), (_, two) = stdio_host.grant(prying), stdio_host.grant(prying)
-    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
-    look = {"name": "look", "arguments": {}}
+    hello: dict[str, Any] = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "x", "version": "1"},
+    }
+    look: dict[str, Any] = {"name": "look", "arguments": {}}
     async with posting(stdio_host, prying, one) as mine, posting(stdio_host, prying, two) as theirs:
         _, session, _ = await mine("initialize", hello)
         assert (await mine("tools/call", look, session))[0] == 200

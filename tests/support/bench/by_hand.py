@@ -35,7 +35,7 @@ def same(shown: Mapping[str, Any], label: str) -> dict[str, Any]:
     """The request for a container like one that the engine shows, under a label of its own."""
     key, _, value = label.partition("=")
     config = {name: shown["Config"][name] for name in shown["Config"] if name != "Hostname"}
-    ends = {name: {} for name in shown["NetworkSettings"]["Networks"]}
+    ends: dict[str, Any] = {name: {} for name in shown["NetworkSettings"]["Networks"]}
     return {
         **config,
         "Labels": {key: value},

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
-import httpx
+import aiohttp
 
 from support.async_poll import until
 from support.broker.programs import Process, frame
@@ -85,7 +85,11 @@ class Member:
             self.client = members["clientInfo"]["name"]
             assert self.client.startswith(f"{self.asked.connection}/"), "a client of somebody else's"
             info = {"name": self.name, "version": "1"}
-            result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
+            result: dict[str, Any] = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {"tools": {}},
+                "serverInfo": info,
+            }
             self._say({"id": message["id"], "result": {**result, "mark": self._mark()}})
             return None
         check(self.client, members["mark"])
@@ -173,7 +177,7 @@ class Crowd:
 class Visitor:
     """A client with one session of a connection."""
 
-    def __init__(self, http: httpx.AsyncClient, connection: Connection, number: int, seed: int) -> None:
+    def __init__(self, http: aiohttp.ClientSession, connection: Connection, number: int, seed: int) -> None:
         self.name = f"{connection.uid}/{number}"
         self.process = ""
         """Whose answer the handshake got: everything else has to be of the same."""
@@ -182,6 +186,7 @@ class Visitor:
         self._headers = connection.headers
         self._chance = random.Random(f"{seed}.{self.name}")
         self._notes: list[int] = []
+        self._answered: list[int] = []
 
     async def visit(self) -> None:
         """Begin, make calls at the same time, with the same ids as everybody, and end. Raises `AssertionError`."""
@@ -200,28 +205,31 @@ class Visitor:
                     for id_, each in enumerate(wanted)
                 ]
                 await asyncio.gather(*calls)
-                notes = sum(each["notes"] for each in wanted)
-                await until("all notes", lambda: sorted(self._notes), lambda got: got == [*range(1, notes + 1)])
-                ended = await self._http.delete(self._url, headers=self._headers)
-                assert ended.status_code == 204, ended.text
+                # Those of calls that were left run on.
+                for seen, kind in ((self._notes, "notes"), (self._answered, "asks")):
+                    all_of_them = [*range(1, sum(each[kind] for each in wanted) + 1)]
+                    await until(kind, lambda seen=seen: sorted(seen), lambda got, all=all_of_them: got == all)
+                async with self._http.delete(self._url, headers=self._headers) as ended:
+                    assert ended.status == 204, await ended.text()
 
     def _wanted(self) -> dict[str, int]:
         return {kind: self._chance.randrange(3) for kind in ("steps", "notes", "asks")}
 
     async def _shake_hands(self) -> None:
         info = {"name": self.name, "version": "1"}
-        hello = {"protocolVersion": "2025-11-25", "capabilities": {"roots": {}}, "clientInfo": info}
-        answer = await self._http.post(self._url, json=request("initialize", hello), headers=self._headers)
-        assert answer.status_code == 200, answer.text
-        self._headers = {**self._headers, "Mcp-Session-Id": answer.headers["Mcp-Session-Id"]}
-        result = answer.json()["result"]
+        hello: dict[str, Any] = {"protocolVersion": "2025-11-25", "capabilities": {"roots": {}}, "clientInfo": info}
+        async with self._http.post(self._url, json=request("initialize", hello), headers=self._headers) as answer:
+            assert answer.status == 200, await answer.text()
+            self._headers = {**self._headers, "Mcp-Session-Id": answer.headers["Mcp-Session-Id"]}
+            result = (await answer.json())["result"]
         self.process = result["serverInfo"]["name"]
         check(self.process, result["mark"])
         await self._send({"method": "notifications/initialized", "params": {"mark": self._mark()}})
 
     async def _send(self, document: dict[str, Any]) -> None:
-        answer = await self._http.post(self._url, json={"jsonrpc": "2.0", **document}, headers=self._headers)
-        assert answer.status_code == 202, answer.text
+        body = {"jsonrpc": "2.0", **document}
+        async with self._http.post(self._url, json=body, headers=self._headers) as answer:
+            assert answer.status == 202, await answer.text()
 
     def _mark(self) -> dict[str, Any]:
         return marked(self.name, self._chance.choice(_SIZES))
@@ -261,22 +269,23 @@ class Visitor:
         self._own(message)
         if message["method"] == "roots/list":
             await self._send({"id": message["id"], "result": {"roots": [], "mark": self._mark()}})
+            self._answered.append(int(message["id"]))
         else:
             assert message["method"] == "notifications/message", message["method"]
             self._notes.append(message["params"]["number"])
 
     @asynccontextmanager
     async def _stream(self, method: str, body: Any = None) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
-        async with self._http.stream(method, self._url, json=body, headers=self._headers) as response:
-            assert response.status_code == 200, await response.aread()
+        async with self._http.request(method, self._url, json=body, headers=self._headers) as response:
+            assert response.status == 200, await response.text()
             async with aclosing(_messages(response)) as messages:
                 yield messages
 
 
-async def _messages(response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
-    if response.headers["Content-Type"].startswith("text/event-stream"):
-        async for line in response.aiter_lines():
-            if line.startswith("data:"):
+async def _messages(response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
+    if response.content_type == "text/event-stream":
+        async for line in response.content:
+            if line.startswith(b"data:"):
                 yield json.loads(line[5:])
     else:
-        yield json.loads(await response.aread())
+        yield await response.json()

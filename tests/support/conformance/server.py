@@ -1,6 +1,6 @@
 """A server that answers every scenario of the official conformance suite, at all revisions.
 
-`python -m support.conformance.server PORT` serves it on loopback; `support.conformance.forks` on the pipes of processes.
+`python -m support.conformance.server PORT` serves it on loopback, `support.conformance.forks` on pipes of processes.
 """
 
 from __future__ import annotations

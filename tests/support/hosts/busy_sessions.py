@@ -44,9 +44,11 @@ class Busy:
 
     async def reached(self) -> None:
         """Wait until the process has got the call."""
-        look = {"name": "look", "arguments": {}}
+        look: dict[str, Any] = {"name": "look", "arguments": {}}
         async with asyncio.timeout(NOTICED):
-            while prying_server.WAITING not in str(await self.ask("tools/call", look)):
+            while True:
+                if prying_server.WAITING in str(await self.ask("tools/call", look)):
+                    return
                 await asyncio.sleep(0.02)
 
     async def broken(self) -> str:
