@@ -11,10 +11,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from support.broker.crowd import SECONDS, Crowd, Visitor
+from support.broker.crowd import SECONDS, Visitor, gathered
 from support.broker.world import Broker, running_broker
 from support.fuzz import examples
-from support.gateway.world import Connection, World, restricted
+from support.gateway.world import World, restricted
 from toolbox_dtma.link.messages import Surface
 
 pytestmark = pytest.mark.component
@@ -31,22 +31,25 @@ def broker() -> Generator[Broker]:
 
 
 async def _come_and_go(gateway: World, broker: Broker, seed: int) -> None:
-    crowd = Crowd(seed)
-    connections: list[Connection] = []
-    for _ in range(INSTANCES):
-        instance = gateway.bridged(broker.dtma.instance(crowd), broker.path, surface=Surface(tools=("work",)))
-        # Of half of them answers pass unseen, of the others they are read and filtered.
-        exposes = itertools.cycle((restricted("*"), restricted("*", deny=("other",))))
-        connections += [gateway.connect(instance, expose=next(exposes)) for _ in range(CONNECTIONS)]
-    # Lines are as long as the longest message.
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=gateway.tls.client_context(), limit=0),
-        timeout=aiohttp.ClientTimeout(total=SECONDS),
-        read_bufsize=1 << 17,
-    ) as http:
-        visitors = [Visitor(http, each, number, seed) for each in connections for number in range(VISITORS)]
-        await asyncio.gather(*(visitor.visit() for visitor in visitors))
-    await crowd.ended()
+    # Of half of them answers pass unseen, of the others they are read and filtered.
+    exposes = itertools.cycle((restricted("*"), restricted("*", deny=("other",))))
+    async with (
+        gathered(seed) as crowd,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=gateway.tls.client_context(), limit=0),
+            timeout=aiohttp.ClientTimeout(total=SECONDS),
+            # Lines are as long as the longest message.
+            read_bufsize=1 << 17,
+        ) as http,
+        asyncio.TaskGroup() as visits,
+    ):
+        visitors: list[Visitor] = []
+        for _ in range(INSTANCES):
+            instance = gateway.bridged(broker.dtma.instance(crowd), broker.path, surface=Surface(tools=("work",)))
+            connections = [gateway.connect(instance, expose=next(exposes)) for _ in range(CONNECTIONS)]
+            visitors += [Visitor(http, each, number, seed) for each in connections for number in range(VISITORS)]
+        for visitor in visitors:
+            visits.create_task(visitor.visit())
     pairs = {member.name: member.client for member in crowd.members}
     assert pairs == {visitor.process: visitor.name for visitor in visitors}, "a process each"
     assert len(pairs) == INSTANCES * CONNECTIONS * VISITORS

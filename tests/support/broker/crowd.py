@@ -19,7 +19,7 @@ from support.gateway.mcp_http import request
 from support.gateway.world import Connection
 from toolbox_dtma.link.broker import OpenSession
 
-SECONDS = 60.0
+SECONDS = 100.0
 _SIZES = (0, 100, 3_000, 20_000)
 _PIECES = (1, 50, 4_000, 60_000)
 _ERRORS = 2
@@ -167,11 +167,29 @@ class Crowd:
         return member
 
     async def ended(self) -> None:
-        """Wait for the end of all. Raises what any of them found wrong."""
+        """Wait for the end of all."""
         async with asyncio.timeout(SECONDS):
-            for member in self.members:
-                assert member.task is not None
-                await member.task
+            await asyncio.wait({member.task for member in self.members if member.task is not None})
+
+    async def leave(self) -> None:
+        """End those that still run. Raises what any of them found wrong."""
+        tasks = [member.task for member in self.members if member.task is not None]
+        for task in tasks:
+            task.cancel()
+        for found in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(found, Exception):
+                raise found
+
+
+@asynccontextmanager
+async def gathered(seed: int) -> AsyncGenerator[Crowd]:
+    """A crowd, whose members have all ended at the end, as their clients have."""
+    crowd = Crowd(seed)
+    try:
+        yield crowd
+        await crowd.ended()
+    finally:
+        await crowd.leave()
 
 
 class Visitor:
