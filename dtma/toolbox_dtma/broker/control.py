@@ -77,7 +77,14 @@ class Control:
         number = next(self._numbers)
         future: asyncio.Future[Opened] = self._loop.create_future()
         self._opening[number] = future
-        self._send(OpenSession(request=number, instance=instance, connection=owner.connection, ticket=owner.ticket))
+        asked = OpenSession(
+            request=number,
+            instance=instance,
+            connection=owner.connection,
+            ticket=owner.ticket,
+            route=owner.route,
+        )
+        self._send(asked)
         opened: Opened | None = None
         try:
             async with asyncio.timeout(OPEN_SECONDS):

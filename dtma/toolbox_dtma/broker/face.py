@@ -22,7 +22,7 @@ from toolbox_dtma.broker.routing import IdInUse, TooMany
 from toolbox_dtma.broker.session import InputFull, Owner, Session, SessionOver
 from toolbox_dtma.broker.sessions import NotBegun, Sessions
 from toolbox_dtma.gateway.downstream import write
-from toolbox_dtma.gateway.headers import CONNECTION, EVENT_STREAM, PROBE, SESSION
+from toolbox_dtma.gateway.headers import CONNECTION, EVENT_STREAM, PROBE, ROUTE, SESSION
 from toolbox_dtma.gateway.http import AuditedConnection, broken
 from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR
@@ -229,7 +229,12 @@ def _owner(request: web.BaseRequest) -> Owner:
     connections, tickets = (request.headers.getall(name, []) for name in (CONNECTION, PROBE))
     if len(connections) + len(tickets) != 1 or not _OWNER_VALUE.fullmatch((connections + tickets)[0]):
         raise Refusal.rpc(400, "owner", INVALID_REQUEST, f"Exactly one {CONNECTION} or {PROBE} is needed")
-    return Owner(connection=connections[0]) if connections else Owner(ticket=tickets[0])
+    if tickets:
+        return Owner(ticket=tickets[0])
+    route = request.headers.get(ROUTE, "")
+    if route and not _OWNER_VALUE.fullmatch(route):
+        raise Refusal.rpc(400, "route", INVALID_REQUEST, f"{ROUTE} is no route")
+    return Owner(connection=connections[0], route=route)
 
 
 async def _body(request: web.BaseRequest) -> bytes:

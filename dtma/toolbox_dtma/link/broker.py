@@ -38,6 +38,8 @@ class OpenSession(Message):
     """UID of the connection, as the gateway's worker named it; empty for a probe."""
     ticket: Annotated[str, Field(max_length=128, repr=False)] = ""
     """What DTMA gave out with the request for a probe; empty for a connection."""
+    route: Annotated[str, Field(max_length=128)] = ""
+    """Incarnation of the route by which the worker came; empty where it did not say."""
 
 
 class Closing(StrEnum):

@@ -167,7 +167,10 @@ class SessionManager:
         instance = self._instances.get(message.instance)
         refusal = admission.admit(
             allowed=instance is not None and self._may_use(message.connection, message.instance) is not None,
-            deployed=instance is not None and instance.deployed is not None,
+            # By the route of before it would end as soon as its worker learns of the present one, unseen by us.
+            deployed=instance is not None
+            and instance.deployed is not None
+            and message.route in ("", instance.incarnation),
             open_sessions=instance.open if instance is not None else 0,
             max_sessions=instance.terms.max_sessions if instance is not None else 0,
         )

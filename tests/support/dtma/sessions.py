@@ -101,11 +101,11 @@ class ScriptedBroker:
         """That its socket answers."""
         self.say(BrokerReady(pid=self.pid))
 
-    def ask(self, instance: str, connection: str = "", ticket: str = "") -> int:
+    def ask(self, instance: str, connection: str = "", ticket: str = "", route: str = "") -> int:
         """Ask for a session; the request's number."""
         self._requests += 1
-        message = OpenSession(request=self._requests, instance=instance, connection=connection, ticket=ticket)
-        self.say(message)
+        number = self._requests
+        self.say(OpenSession(request=number, instance=instance, connection=connection, ticket=ticket, route=route))
         return self._requests
 
     def let_go(self, session: str, why: Closing = Closing.CLIENT) -> None:
@@ -140,16 +140,16 @@ class ScriptedBroker:
             self.streams.pop(message.session).close()
         return message
 
-    async def opened(self, instance: str, connection: str = "", ticket: str = "") -> str:
+    async def opened(self, instance: str, connection: str = "", ticket: str = "", route: str = "") -> str:
         """Ask for a session and get it; its name."""
-        request = self.ask(instance, connection, ticket)
+        request = self.ask(instance, connection, ticket, route)
         answer = await self.heard()
         assert isinstance(answer, SessionOpened) and answer.request == request, answer
         return answer.session
 
-    async def refused(self, instance: str, connection: str = "", ticket: str = "") -> SessionRefused:
+    async def refused(self, instance: str, connection: str = "", ticket: str = "", route: str = "") -> SessionRefused:
         """Ask for a session and do not get it."""
-        request = self.ask(instance, connection, ticket)
+        request = self.ask(instance, connection, ticket, route)
         answer = await self.heard()
         assert isinstance(answer, SessionRefused) and answer.request == request, answer
         return answer

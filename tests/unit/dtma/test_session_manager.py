@@ -15,7 +15,7 @@ import pytest
 from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
 from toolbox_dtma.engine.api import EngineUnavailable, SessionExit
 from toolbox_dtma.engine.failures import Failure
-from toolbox_dtma.link.broker import CloseSession, Closing, Ended, Refused, SessionEnded, SessionRefused
+from toolbox_dtma.link.broker import CloseSession, Closing, Ended, OpenSession, Refused, SessionEnded, SessionRefused
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions.link import ControlLink
 from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
@@ -78,7 +78,7 @@ class Bench:
 
         async def listen() -> None:
             while (message := await link.receive()) is not None:
-                assert message.kind != "ready"
+                assert isinstance(message, OpenSession | CloseSession)
                 self.manager.broker_said(message)
 
         self.manager.broker_up(link)
@@ -406,3 +406,17 @@ async def test_a_host_without_such_servers_needs_no_broker() -> None:
     assert not bench.needed
     bench.deploy(None)
     assert bench.needed
+
+
+async def test_who_comes_by_the_route_of_before_is_told_to_come_again(bench: Bench, broker: ScriptedBroker) -> None:
+    def route() -> str:
+        bridge = bench.manager.bridge("i-1")
+        assert bridge is not None
+        return bridge.incarnation
+
+    before = route()
+    bench.deploy("two")
+    refused = await broker.refused("i-1", "c-1", route=before)
+    assert (refused.why, refused.retry_seconds is not None) == (Refused.STOPPED, True)
+    assert not bench.engine.made, "what it would have got would be lost at once"
+    assert await broker.opened("i-1", "c-1", route=route())
