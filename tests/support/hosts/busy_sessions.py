@@ -102,6 +102,7 @@ async def busy(host: StdioHost, instance: str) -> AsyncGenerator[Busy]:
         finally:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
+            await http.delete(url, headers={"Mcp-Session-Id": session})
 
 
 @asynccontextmanager

@@ -15,11 +15,11 @@ def children() -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
+            pid, parent = int(entry.name), int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
             # No process, or one that has just ended.
             continue
-        found.setdefault(parent, []).append(int(entry.name))
+        found.setdefault(parent, []).append(pid)
     return found
 
 
