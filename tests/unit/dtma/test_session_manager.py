@@ -15,7 +15,16 @@ import pytest
 from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
 from toolbox_dtma.engine.api import EngineUnavailable, SessionExit
 from toolbox_dtma.engine.failures import Failure
-from toolbox_dtma.link.broker import CloseSession, Closing, Ended, OpenSession, Refused, SessionEnded, SessionRefused
+from toolbox_dtma.link.broker import (
+    CloseSession,
+    Closing,
+    Ended,
+    OpenSession,
+    Refused,
+    SessionEnded,
+    SessionOpened,
+    SessionRefused,
+)
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions.link import ControlLink
 from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
@@ -420,3 +429,16 @@ async def test_who_comes_by_the_route_of_before_is_told_to_come_again(bench: Ben
     assert (refused.why, refused.retry_seconds is not None) == (Refused.STOPPED, True)
     assert not bench.engine.made, "what it would have got would be lost at once"
     assert await broker.opened("i-1", "c-1", route=route())
+
+
+async def test_a_spare_waits_until_nobody_waits_for_a_process(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.engine.makes.clear()
+    broker.ask("i-1", "c-1")
+    broker.ask("i-1", "c-2")
+    await until(lambda: len(bench.engine.made) == 2, "two processes on their way")
+    await asyncio.sleep(0.05)
+    assert len(bench.engine.made) == 2
+    bench.engine.makes.set()
+    for _ in range(2):
+        assert isinstance(await broker.heard(), SessionOpened)
+    await until(lambda: len(bench.engine.processes) == 3, "a spare")
