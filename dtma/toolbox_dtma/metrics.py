@@ -24,6 +24,8 @@ class Gauges:
     grants: int
     grants_pending: int
     sessions: int
+    reserved_memory_bytes: int
+    reserved_cpu_millis: int
     policy_revision: int
     workers: int
     workers_current: int
@@ -55,6 +57,8 @@ class _Scrape(Collector):
             ("dtma_grants", "Grants held.", gauges.grants),
             ("dtma_grants_pending", "Grants not yet acknowledged by every worker.", gauges.grants_pending),
             ("dtma_sessions", "Open sessions of stdio and SSE servers, those of probes not counted.", gauges.sessions),
+            ("dtma_reserved_memory_bytes", "Memory that limits let all servers take.", gauges.reserved_memory_bytes),
+            ("dtma_reserved_cpus", "CPUs that limits let all servers take.", gauges.reserved_cpu_millis / 1000),
             ("dtma_policy_revision", "Revision of the gateway's policy.", gauges.policy_revision),
             ("dtma_gateway_workers", "Connected gateway workers.", gauges.workers),
             ("dtma_gateway_workers_current", "Gateway workers at the present revision.", gauges.workers_current),

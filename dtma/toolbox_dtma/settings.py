@@ -39,6 +39,10 @@ class Timings(BaseModel):
     """How long a session broker may take until it is ready."""
     broker_end: Seconds = 2.0
     """How long one that DTMA has hung up on may take to end before it is killed."""
+    broker_ask: Seconds = 5.0
+    """Between questions to the session broker whether it still serves."""
+    broker_unanswered: Annotated[int, Field(ge=1)] = 3
+    """One that has left so many unanswered, and said nothing else, hangs: it is killed, and started again."""
     broker_retry_first: Seconds = 0.5
     """Pause before a session broker that ended is started again; doubles up to `broker_retry_max`."""
     broker_retry_max: Seconds = 30.0

@@ -16,6 +16,9 @@ from toolbox_dtma.broker.session import Owner
 from toolbox_dtma.link.broker import (
     MAX_PACKET_BYTES,
     TO_BROKER,
+    AnyFromBroker,
+    BrokerPing,
+    BrokerPong,
     BrokerReady,
     CloseSession,
     Closing,
@@ -76,7 +79,14 @@ class Control:
         number = next(self._numbers)
         future: asyncio.Future[Opened] = self._loop.create_future()
         self._opening[number] = future
-        self._send(OpenSession(request=number, instance=instance, connection=owner.connection, ticket=owner.ticket))
+        asked = OpenSession(
+            request=number,
+            instance=instance,
+            connection=owner.connection,
+            ticket=owner.ticket,
+            route=owner.route,
+        )
+        self._send(asked)
         opened: Opened | None = None
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -100,7 +110,7 @@ class Control:
         self._loop.remove_writer(self._connection.fileno())
         self._connection.close()
 
-    def _send(self, message: BrokerReady | OpenSession | CloseSession) -> None:
+    def _send(self, message: AnyFromBroker) -> None:
         self._unsent.append(message.model_dump_json().encode())
         if len(self._unsent) == 1:
             self._writable()
@@ -159,6 +169,8 @@ class Control:
                 )
             case SessionEnded() as ended:
                 self._ended(ended)
+            case BrokerPing():
+                self._send(BrokerPong())
 
     def _give_back(self, opened: SessionOpened, connection: socket.socket | None) -> None:
         if connection is not None:

@@ -33,12 +33,12 @@ from toolbox_dtma.broker.routing import IdInUse, TooMany
 from toolbox_dtma.broker.session import InputFull, Owner, Session, SessionOver
 from toolbox_dtma.broker.sessions import NotBegun, Sessions
 from toolbox_dtma.broker.stateless_face import StatelessFace
-from toolbox_dtma.gateway.headers import CONNECTION, PROBE, SESSION
+from toolbox_dtma.gateway.headers import CONNECTION, PROBE, ROUTE, SESSION
 from toolbox_dtma.gateway.http import AuditedConnection
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, not_found, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
-from toolbox_dtma.link.broker import Closing
+from toolbox_dtma.link.broker import BACKLOG, Closing
 
 BATCHING_VERSION = "2025-03-26"
 """The only revision with batches; one of those whose clients need not name it."""
@@ -59,7 +59,9 @@ class Face:
 
     async def listen(self, listening: socket.socket) -> asyncio.Server:
         """Begin to accept."""
-        return await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self._http), sock=listening)
+        loop = asyncio.get_running_loop()
+        # The event loop has the socket listen anew, with a queue of its own choice.
+        return await loop.create_unix_server(lambda: _Connection(self._http), sock=listening, backlog=BACKLOG)
 
     async def close(self, seconds: float) -> None:
         """End what is still answered after so long."""
@@ -231,7 +233,12 @@ def _owner(request: web.BaseRequest) -> Owner:
     connections, tickets = (request.headers.getall(name, []) for name in (CONNECTION, PROBE))
     if len(connections) + len(tickets) != 1 or not _OWNER_VALUE.fullmatch((connections + tickets)[0]):
         raise Refusal.rpc(400, "owner", INVALID_REQUEST, f"Exactly one {CONNECTION} or {PROBE} is needed")
-    return Owner(connection=connections[0]) if connections else Owner(ticket=tickets[0])
+    if tickets:
+        return Owner(ticket=tickets[0])
+    route = request.headers.get(ROUTE, "")
+    if route and not _OWNER_VALUE.fullmatch(route):
+        raise Refusal.rpc(400, "route", INVALID_REQUEST, f"{ROUTE} is no route")
+    return Owner(connection=connections[0], route=route)
 
 
 def _check_version(request: web.BaseRequest, heard: Heard) -> None:

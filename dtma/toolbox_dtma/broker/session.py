@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from toolbox_dtma.broker.budget import Budget
@@ -45,6 +45,8 @@ class Owner:
 
     connection: str = ""
     ticket: str = ""
+    route: str = field(default="", compare=False)
+    """By which it came now; for DTMA."""
 
 
 class Keeper(Protocol):

@@ -10,6 +10,8 @@ SESSION = "Mcp-Session-Id"
 CONNECTION = "Mcp-Toolbox-Connection"
 PROBE = "Mcp-Toolbox-Probe"
 """In its place for a probe that goes through the session broker: the ticket that DTMA gave out with it."""
+ROUTE = "Mcp-Toolbox-Route"
+"""The incarnation of the route to the session broker: what is begun by an old one would be lost at once."""
 LAST_EVENT_ID = "Last-Event-ID"
 EVENT_STREAM = "text/event-stream"
 
@@ -35,10 +37,11 @@ def upstream_headers(
     port: int,
     session: str | None,
     last_event_id: str | None = None,
+    route: str | None = None,
 ) -> CIMultiDict[str]:
     """Headers for the server; `session` and `last_event_id` are the server's own. Raises `HeaderRefused`.
 
-    `port` is 0 for a server behind the session broker.
+    `port` is 0 for a server behind the session broker, which alone is told the `route`.
     """
     headers = CIMultiDict[str]()
     for name, value in received.items():
@@ -50,6 +53,8 @@ def upstream_headers(
     # Servers refuse names they don't know, as a defence against DNS rebinding; this one they all accept.
     headers["Host"] = f"localhost:{port}" if port else "localhost"
     headers[CONNECTION] = connection
+    if route is not None:
+        headers[ROUTE] = route
     if session is not None:
         headers[SESSION] = session
     if last_event_id is not None:

@@ -265,6 +265,7 @@ class Gateway:
                 port=target.route.port,
                 session=session,
                 last_event_id=last_event,
+                route=target.route.incarnation if target.route.bridge is not None else None,
             )
         except HeaderRefused as refused:
             raise Refusal.rpc(400, "headers", parsing.INVALID_REQUEST, str(refused), id=id) from None

@@ -16,6 +16,9 @@ from toolbox_dtma.link.messages import Message
 from toolbox_dtma.wire.base import Uid, absent
 
 MAX_PACKET_BYTES = 64 * 1024
+BACKLOG = 4096
+"""Connections that may wait until the broker has time for them, or is there again. On a unix socket those beyond are
+refused at once, however soon they would be taken; the kernel may allow fewer (net.core.somaxconn)."""
 
 
 class BrokerReady(Message):
@@ -36,6 +39,8 @@ class OpenSession(Message):
     """UID of the connection, as the gateway's worker named it; empty for a probe."""
     ticket: Annotated[str, Field(max_length=128, repr=False)] = ""
     """What DTMA gave out with the request for a probe; empty for a connection."""
+    route: Annotated[str, Field(max_length=128)] = ""
+    """Incarnation of the route by which the worker came; empty where it did not say."""
 
 
 class Closing(StrEnum):
@@ -133,8 +138,20 @@ class SessionEnded(Message):
     """A sentence for the client, without anything of the host's."""
 
 
-FromBroker = Annotated[BrokerReady | OpenSession | CloseSession, Field(discriminator="kind")]
-ToBroker = Annotated[SessionOpened | SessionRefused | SessionEnded, Field(discriminator="kind")]
+class BrokerPing(Message):
+    """Whether the broker still serves: it answers with `BrokerPong`, from where it answers everything else."""
 
-FROM_BROKER: TypeAdapter[BrokerReady | OpenSession | CloseSession] = TypeAdapter(FromBroker)
-TO_BROKER: TypeAdapter[SessionOpened | SessionRefused | SessionEnded] = TypeAdapter(ToBroker)
+    kind: Literal["ping"] = "ping"
+
+
+class BrokerPong(Message):
+    """It does."""
+
+    kind: Literal["pong"] = "pong"
+
+
+AnyFromBroker = BrokerReady | OpenSession | CloseSession | BrokerPong
+AnyToBroker = SessionOpened | SessionRefused | SessionEnded | BrokerPing
+
+FROM_BROKER: TypeAdapter[AnyFromBroker] = TypeAdapter(Annotated[AnyFromBroker, Field(discriminator="kind")])
+TO_BROKER: TypeAdapter[AnyToBroker] = TypeAdapter(Annotated[AnyToBroker, Field(discriminator="kind")])

@@ -22,6 +22,7 @@ from toolbox_dtma.management.keys import Keys
 from toolbox_dtma.management.owners import Owners, Reader, Writer
 from toolbox_dtma.management.prober import Prober
 from toolbox_dtma.management.problems import Refused
+from toolbox_dtma.management.reserved import reserved
 from toolbox_dtma.management.revocations import Revocations
 from toolbox_dtma.management.volumes import spent_volumes
 from toolbox_dtma.metrics import Gauges, Metrics, tally
@@ -42,6 +43,7 @@ from toolbox_dtma.wire import (
     HostFacts,
     InstancePhase,
     ProblemCode,
+    Reserved,
     Usage,
 )
 
@@ -254,11 +256,16 @@ class Service:
             os=platform.system().lower(),
             arch=platform.machine(),
             capacity=Capacity(cpus=os.cpu_count() or 1, memory_bytes=pages * page_size),
+            reserved=self._reserved(),
             usage=Usage(instances=len(items), running=running, grants=len(self.grants.list(reader).items)),
             time=self.state.now(),
         )
 
+    def _reserved(self) -> Reserved:
+        return reserved(record.desired for record in self.state.instances.values())
+
     def _gauges(self) -> Gauges:
+        taken = self._reserved()
         vitals = self.policy.vitals
         expiries = [each.certificate_expires for each in vitals if each.certificate_expires is not None]
         return Gauges(
@@ -266,6 +273,8 @@ class Service:
             grants=len(self.state.grants),
             grants_pending=self.grants.pending,
             sessions=self.sessions.open_sessions,
+            reserved_memory_bytes=taken.memory_bytes,
+            reserved_cpu_millis=taken.cpu_millis,
             policy_revision=self.policy.revision,
             workers=self.policy.workers,
             workers_current=self.policy.workers_current,

@@ -11,12 +11,8 @@ from pydantic import ValidationError
 from toolbox_dtma.link.broker import (
     FROM_BROKER,
     MAX_PACKET_BYTES,
-    BrokerReady,
-    CloseSession,
-    OpenSession,
-    SessionEnded,
-    SessionOpened,
-    SessionRefused,
+    AnyFromBroker,
+    AnyToBroker,
 )
 
 MAX_WAITING = 2048
@@ -24,7 +20,7 @@ MAX_WAITING = 2048
 
 
 class LinkBroken(Exception):
-    """The broker said what is not in the protocol, or does not listen. It has to be replaced."""
+    """The broker said what is not in the protocol, or does not listen or answer. It has to be replaced."""
 
 
 class ControlLink:
@@ -36,23 +32,29 @@ class ControlLink:
         self._connection = connection
         self._waiting: deque[tuple[bytes, socket.socket | None]] = deque()
         self._closed = False
-        self._deaf = False
+        self._broken: str | None = None
+        """Why it was given up."""
 
-    def send(self, message: SessionOpened | SessionRefused | SessionEnded, stream: socket.socket | None = None) -> None:
+    def send(self, message: AnyToBroker, stream: socket.socket | None = None) -> None:
         """Say something, with a socket or without. A broker that is gone, or does not listen any more, hears nothing:
         that is for whoever receives to find out.
         """
-        if self._closed or self._deaf:
+        if self._closed or self._broken is not None:
             _close(stream)
             return
         if len(self._waiting) >= MAX_WAITING:
             _close(stream)
-            self._deaf = True
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self.give_up("it does not read what it is told")
             return
         self._waiting.append((message.model_dump_json().encode(), stream))
         if len(self._waiting) == 1:
             self._flush()
+
+    def give_up(self, why: str) -> None:
+        """Have `receive` raise `LinkBroken`, for this reason."""
+        if not self._closed and self._broken is None:
+            self._broken = why
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def _flush(self) -> None:
         loop = asyncio.get_running_loop()
@@ -75,14 +77,14 @@ class ControlLink:
         while self._waiting:
             _close(self._waiting.popleft()[1])
 
-    async def receive(self) -> BrokerReady | OpenSession | CloseSession | None:
+    async def receive(self) -> AnyFromBroker | None:
         """The next message; None once it has ended. Raises `LinkBroken`."""
         try:
             packet = await asyncio.get_running_loop().sock_recv(self._connection, MAX_PACKET_BYTES + 1)
         except ConnectionResetError:
             return None
-        if self._deaf:
-            raise LinkBroken("it does not read what it is told")
+        if self._broken is not None:
+            raise LinkBroken(self._broken)
         if not packet:
             return None
         if len(packet) > MAX_PACKET_BYTES:

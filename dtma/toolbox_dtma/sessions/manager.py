@@ -169,7 +169,7 @@ class SessionManager:
         instance = self._instances.get(message.instance)
         refusal = admission.admit(
             allowed=instance is not None and self._may_use(message.connection, message.instance) is not None,
-            deployed=instance is not None and instance.deployed is not None,
+            deployed=instance is not None and instance.serves(message.route),
             open_sessions=instance.open if instance is not None else 0,
             max_sessions=instance.terms.max_sessions if instance is not None else 0,
         )
@@ -189,7 +189,13 @@ class SessionManager:
         if ready is not None:
             self._hand_over(session, instance, ready)
         else:
+            instance.awaited += 1
             session.opening = asyncio.create_task(self._begin(session, instance, spare), name="open session")
+            session.opening.add_done_callback(lambda _: self._made(instance))
+
+    def _made(self, instance: Instance) -> None:
+        instance.awaited -= 1
+        self._wake.set()
 
     async def _begin(self, session: Session, instance: Instance, spare: Spare | None) -> None:
         try:

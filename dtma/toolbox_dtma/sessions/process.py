@@ -14,14 +14,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from toolbox_dtma.link.broker import BrokerReady, CloseSession, OpenSession
+from toolbox_dtma.link.broker import BACKLOG, BrokerPing, BrokerPong, BrokerReady, CloseSession, OpenSession
 from toolbox_dtma.sessions.link import ControlLink, LinkBroken
 from toolbox_dtma.settings import Timings
 
 log = structlog.get_logger("toolbox_dtma.sessions")
 
 SOCKET_NAME = "broker.sock"
-_BACKLOG = 512
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 """And what begins with PYTHON or LC_: all that it takes to start the same Python."""
 
@@ -154,7 +153,7 @@ class Broker:
             try:
                 os.chown(self.path, -1, self._gid)
                 self.path.chmod(0o660)
-                listening.listen(_BACKLOG)
+                listening.listen(BACKLOG)
                 yield listening
             finally:
                 self.path.unlink(missing_ok=True)
@@ -208,11 +207,7 @@ class Broker:
             log.info("session broker ready", pid=child.pid)
             up = True
             self._listener.broker_up(link)
-            while (message := await link.receive()) is not None:
-                if isinstance(message, BrokerReady):
-                    raise LinkBroken("it became ready twice")
-                self._listener.broker_said(message)
-            return "it hung up"
+            return await self._listen(child, link)
         except TimeoutError:
             return "it was not ready in time"
         except LinkBroken as error:
@@ -221,3 +216,33 @@ class Broker:
             link.close()
             if up:
                 self._listener.broker_down()
+
+    async def _listen(self, child: Child, link: ControlLink) -> str:
+        """Pass on what it says, and ask it again and again whether it is there. Raises `LinkBroken`."""
+        loop, timings = asyncio.get_running_loop(), self._timings
+        unanswered = 0
+
+        def ask() -> None:
+            nonlocal unanswered, timer
+            # Counted, not timed: a DTMA that was itself held up would take every broker for one that hangs.
+            if unanswered >= timings.broker_unanswered:
+                link.give_up("it does not answer")
+                # It would not see that the link has ended either.
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                return
+            unanswered += 1
+            link.send(BrokerPing())
+            timer = loop.call_later(timings.broker_ask, ask)
+
+        timer = loop.call_later(timings.broker_ask, ask)
+        try:
+            while (message := await link.receive()) is not None:
+                unanswered = 0
+                if isinstance(message, BrokerReady):
+                    raise LinkBroken("it became ready twice")
+                if not isinstance(message, BrokerPong):
+                    self._listener.broker_said(message)
+            return "it hung up"
+        finally:
+            timer.cancel()

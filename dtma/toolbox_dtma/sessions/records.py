@@ -104,8 +104,17 @@ class Instance:
     last_used: float | None = None
     open: int = 0
     """Sessions of connections, those that are being opened included."""
+    awaited: int = 0
+    """Those of them whose process is still being made."""
     told: SessionCounts | None = None
     told_at: float = 0.0
+
+    def serves(self, route: str) -> bool:
+        """Whether a session can be begun by a route; an empty one is not known.
+
+        By the route of before it would end as soon as its worker learns of the present one, unseen by us.
+        """
+        return self.deployed is not None and route in ("", self.incarnation)
 
     @property
     def use(self) -> Use:

@@ -12,6 +12,7 @@ from toolbox_dtma.wire.host import (
     HostFacts,
     OwnerClaim,
     OwnerClaimed,
+    Reserved,
     Usage,
 )
 from toolbox_dtma.wire.instances import (
@@ -82,6 +83,7 @@ __all__ = [
     "Problem",
     "ProblemCode",
     "RegistryCredential",
+    "Reserved",
     "Security",
     "ServerInfo",
     "SessionCounts",

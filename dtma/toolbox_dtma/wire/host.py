@@ -64,6 +64,16 @@ class Capacity(Answer):
     memory_bytes: int
 
 
+class Reserved(Answer):
+    """What limits let the servers of all owners that are to run take of the host together.
+
+    A server on stdio counts as often as it may have sessions. It can be more than the host has.
+    """
+
+    memory_bytes: int
+    cpu_millis: int
+
+
 class Usage(Answer):
     """What this owner uses on the host."""
 
@@ -84,6 +94,8 @@ class HostFacts(Answer):
     os: str
     arch: str
     capacity: Capacity
+    reserved: Reserved | None = None
+    """None from a host that is older than this."""
     usage: Usage
     time: datetime | None = None
     """The host's clock: what ends at a time ends there by it."""

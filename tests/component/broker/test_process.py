@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -66,6 +68,30 @@ async def test_when_it_stops_whoever_waits_is_told(script: Script, how: str) -> 
         if how == "SIGTERM":
             (name,) = broker.dtma.sessions(instance)
             assert await broker.dtma.why_closed(name) is Closing.CLIENT
+
+
+def test_many_connections_wait_while_it_has_no_time_for_them() -> None:
+    with running_broker() as broker, ExitStack() as stack:
+        broker.process.send_signal(signal.SIGSTOP)
+        connections = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(600)]
+        try:
+            for connection in connections:
+                connection.setblocking(False)
+                # Where the queue is full this fails at once.
+                connection.connect(str(broker.path))
+        finally:
+            broker.process.send_signal(signal.SIGCONT)
+        for connection in connections:
+            connection.settimeout(20)
+            connection.sendall(b"GET /instances/x/mcp HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(64).startswith(b"HTTP/1.1 400")
+
+
+def test_asked_whether_it_is_there_it_says_so() -> None:
+    with running_broker() as broker:
+        for number in (1, 2, 3):
+            broker.dtma.ping()
+            eventually(lambda number=number: broker.dtma.pongs == number, "it answers")
 
 
 def test_a_message_of_dtma_that_it_does_not_understand_ends_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from support.dtma.host import DtmaHost, code_of, grant_body, instance_body
+from support.dtma.host import DtmaHost, code_of, grant_body, instance_body, stdio_body
 from toolbox_dtma.state.files import read_record
 from toolbox_dtma.state.records import BootRecord
 
@@ -113,6 +113,16 @@ async def test_owners_do_not_see_or_touch_each_others_objects(host: DtmaHost) ->
         assert code_of(await other.put("/v2/grants/c-2", json=own)) == "OwnerMismatch"
     async with host.client() as client:
         assert len((await client.get("/v2/instances")).json()["items"]) == 1
+
+
+async def test_a_host_tells_what_all_its_servers_may_take(host: DtmaHost) -> None:
+    limits = {"memoryBytes": 64 << 20, "cpuMillis": 250}
+    async with host.client() as client:
+        (await client.put("/v2/instances/i-1", json=stdio_body(limits=limits))).raise_for_status()
+        facts = (await client.get("/v2/host")).json()
+        assert facts["reserved"] == {"memoryBytes": 3 * 64 << 20, "cpuMillis": 750}
+        metrics = (await client.get("/metrics")).content
+    assert b"dtma_reserved_cpus 0.75" in metrics and b"dtma_reserved_memory_bytes 2.01326592e+08" in metrics
 
 
 async def test_host_facts_name_versions_and_capacity(host: DtmaHost) -> None:

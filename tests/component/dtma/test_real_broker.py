@@ -88,9 +88,8 @@ async def real(open_folder: Path, children: list[Child], monkeypatch: pytest.Mon
         children.append(await start(listener, control))
         return children[-1]
 
-    timings = FAST.model_copy(
-        update={"broker_start": 30.0, "broker_end": 10.0, "broker_patience": 30.0, "probe_timeout": 10.0}
-    )
+    patient = {"broker_start": 30.0, "broker_end": 10.0, "broker_patience": 30.0, "probe_timeout": 10.0}
+    timings = FAST.model_copy(update={**patient, "broker_ask": 1.0})
     host = DtmaHost(open_folder, engine=TalkingEngine(), spawn=spawn, timings=timings)
     await host.start()
     await host.claimed()
@@ -183,6 +182,16 @@ async def test_a_killed_broker_is_replaced_and_answers_on_the_same_socket(
         # It waits in the socket's queue until the new one answers.
         assert (await post(client, "tools/call", session)).status_code == 404
         assert (await post(client, "initialize")).is_success
+
+
+async def test_a_broker_that_hangs_is_replaced_and_its_sessions_end(real: DtmaHost, children: list[Child]) -> None:
+    async with agent(real) as client:
+        session = (await post(client, "initialize")).headers[SESSION]
+        os.kill(children[0].pid, signal.SIGSTOP)
+        await until(lambda: len(children) == 2, "another broker", 20)
+        async with asyncio.timeout(30):
+            assert (await post(client, "tools/call", session)).status_code == 404
+            assert (await post(client, "initialize")).is_success
 
 
 async def test_the_broker_ends_with_dtma(real: DtmaHost, children: list[Child]) -> None:

@@ -86,10 +86,10 @@ async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(ga
 async def test_a_session_is_of_one_connection_and_one_incarnation(
     gateway: World, broker: Broker, script: Script, http: httpx.AsyncClient
 ) -> None:
-    instance = gateway.bridged(broker.dtma.instance(script), broker.path)
+    instance = gateway.bridged(broker.dtma.instance(script), broker.path, incarnation="the-first")
     mine, yours = gateway.connect(instance), gateway.connect(instance)
     session, process = await opened(http, mine, script)
-    assert session.id.startswith("mt1.")
+    assert session.id.startswith("mt1.") and broker.dtma.asked[-1].route == "the-first"
     stolen = RawSession(http, yours, session.id)
     assert (await stolen.post(request("tools/list"))).status_code == 404
     listing = asyncio.ensure_future(session.post(request("tools/list")))

@@ -17,7 +17,7 @@ from support.hosts.stdio_host import StdioHost
 def stdio_host(docker_engine: Engine, supervisor: Supervisor, state_folder: Path) -> Generator[StdioHost]:
     """DTMA, broker and gateway on the machine's Docker."""
     del docker_engine
-    host = StdioHost(supervisor, state_folder / "stdio-host")
+    host = StdioHost.started(supervisor, state_folder / "stdio-host")
     yield host
     host.close()
 

@@ -84,7 +84,8 @@ class RawConnection:
             context = ssl.create_default_context(cadata=endpoint.ca)
             self._socket = context.wrap_socket(plain, server_hostname=parts.hostname)
         self._file = self._socket.makefile("rb")
-        head = [f"POST {parts.path} HTTP/1.1", f"Host: {endpoint.host or parts.netloc}"]
+        self._path = parts.path
+        head = [f"Host: {endpoint.host or parts.netloc}"]
         head += ["Content-Type: application/json", "Accept: application/json, text/event-stream"]
         if endpoint.token is not None:
             head.append(f"Authorization: Bearer {endpoint.token}")
@@ -110,7 +111,15 @@ class RawConnection:
 
     def post(self, body: bytes) -> Answer:
         """Send a message and read the whole answer."""
-        self._send(body)
+        self._send("POST", body)
+        return self._answer()
+
+    def delete(self) -> Answer:
+        """End the session."""
+        self._send("DELETE", b"")
+        return self._answer()
+
+    def _answer(self) -> Answer:
         status, headers = self._read_head()
         if "transfer-encoding" in headers:
             return Answer(status, headers, b"".join(self.chunks()))
@@ -125,15 +134,16 @@ class RawConnection:
 
     def stream(self, body: bytes) -> int:
         """Send a message and read only the head of the answer; its status. `next_line` goes on."""
-        self._send(body)
+        self._send("POST", body)
         return self._read_head()[0]
 
     def next_line(self) -> bytes:
         """The next line of a streamed answer; empty at its end."""
         return self._file.readline()
 
-    def _send(self, body: bytes) -> None:
-        self._socket.sendall(f"{self._head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    def _send(self, method: str, body: bytes) -> None:
+        head = f"{method} {self._path} HTTP/1.1\r\n{self._head}\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._socket.sendall(head.encode() + body)
 
     def _read_head(self) -> tuple[int, dict[str, str]]:
         line = self._file.readline()

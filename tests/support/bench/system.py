@@ -46,6 +46,8 @@ class Size:
     streamed_bytes: int = 50_000_000
     dense_bodies: int = 20
     fleet: tuple[int, ...] = (0, 100, 500)
+    session_starts: int = 8
+    session_cycles: int = 1000
     idle_seconds: float = 60.0
 
     @staticmethod
@@ -66,6 +68,8 @@ class Size:
             streamed_bytes=5_000_000,
             dense_bodies=3,
             fleet=(0, 20),
+            session_starts=2,
+            session_cycles=20,
             idle_seconds=6.0,
         )
 
@@ -145,7 +149,9 @@ def bench(world: World) -> Generator[Bench]:
         cluster.kubectl("delete", "namespace", namespace, "--timeout=120s", seconds=130)
 
 
-class _OverUnixSocket(http.client.HTTPConnection):
+class OverUnixSocket(http.client.HTTPConnection):
+    """A connection to the Docker Engine of this machine."""
+
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
@@ -154,7 +160,7 @@ class _OverUnixSocket(http.client.HTTPConnection):
 
 def kill_container(container: str) -> None:
     """What `docker kill` does, without the start of its command line client."""
-    connection = _OverUnixSocket("localhost", timeout=30)
+    connection = OverUnixSocket("localhost", timeout=30)
     try:
         connection.request("POST", f"/containers/{container}/kill")
         answer = connection.getresponse()

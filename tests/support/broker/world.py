@@ -23,6 +23,9 @@ from support.gateway.world import UNPRIVILEGED, eventually
 from toolbox_dtma.link.broker import (
     FROM_BROKER,
     MAX_PACKET_BYTES,
+    AnyToBroker,
+    BrokerPing,
+    BrokerPong,
     BrokerReady,
     CloseSession,
     Closing,
@@ -52,6 +55,8 @@ class FakeDtma:
         self.closed: dict[str, Closing] = {}
         """Why the broker closed a session, by its name."""
         self.ready = threading.Event()
+        self.pongs = 0
+        """How often it answered `ping`."""
         self.without_stream = False
         """Whether descriptors get lost on their way."""
         self.hold = False
@@ -78,6 +83,10 @@ class FakeDtma:
         """Say that a session is over."""
         self._send(SessionEnded(session=session, why=why, message=message))
 
+    def ping(self) -> None:
+        """Ask whether it is there."""
+        self._send(BrokerPing())
+
     def _run(self) -> None:
         while True:
             try:
@@ -89,6 +98,8 @@ class FakeDtma:
             match FROM_BROKER.validate_json(packet):
                 case BrokerReady():
                     self.ready.set()
+                case BrokerPong():
+                    self.pongs += 1
                 case OpenSession() as asked:
                     self.asked.append(asked)
                     if not self.hold:
@@ -126,7 +137,7 @@ class FakeDtma:
         self._send(opened, *(() if self.without_stream else (process.broker_end,)))
         process.broker_end.close()
 
-    def _send(self, message: SessionOpened | SessionRefused | SessionEnded, *descriptors: socket.socket) -> None:
+    def _send(self, message: AnyToBroker, *descriptors: socket.socket) -> None:
         packet = [message.model_dump_json().encode()]
         if descriptors:
             socket.send_fds(self._connection, packet, [each.fileno() for each in descriptors])

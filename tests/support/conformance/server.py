@@ -1,6 +1,7 @@
 """A server that answers every scenario of the official conformance suite, at all revisions.
 
-`python -m support.conformance.server PORT` serves it on loopback, with `sse` after it by the older transport.
+`python -m support.conformance.server PORT` serves it on loopback, with `sse` after it by the older transport;
+`support.conformance.forks` on pipes of processes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.server import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.server.sse import SseServerTransport
+from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -198,6 +200,13 @@ def sse_app() -> Starlette:
     transport = SseServerTransport("/messages/")
     routes = [Route("/sse", SseStreams(build(), transport)), Mount("/messages/", app=transport.handle_post_message)]
     return Starlette(routes=routes)
+
+
+async def on_pipes() -> None:
+    """Serves on standard input and output, to the end of the input."""
+    server = build()
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
 
 
 def main() -> None:

@@ -12,6 +12,10 @@ from toolbox_dtma.engine.api import ExitListener, NotDeployed, SessionExit, Sess
 from toolbox_dtma.link.broker import (
     MAX_PACKET_BYTES,
     TO_BROKER,
+    AnyFromBroker,
+    AnyToBroker,
+    BrokerPing,
+    BrokerPong,
     BrokerReady,
     CloseSession,
     Closing,
@@ -92,7 +96,7 @@ class ScriptedBroker:
     _requests: int = 0
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def say(self, message: BrokerReady | OpenSession | CloseSession) -> None:
+    def say(self, message: AnyFromBroker) -> None:
         """One packet."""
         self.control.send(message.model_dump_json().encode())
 
@@ -100,11 +104,11 @@ class ScriptedBroker:
         """That its socket answers."""
         self.say(BrokerReady(pid=self.pid))
 
-    def ask(self, instance: str, connection: str = "", ticket: str = "") -> int:
+    def ask(self, instance: str, connection: str = "", ticket: str = "", route: str = "") -> int:
         """Ask for a session; the request's number."""
         self._requests += 1
-        message = OpenSession(request=self._requests, instance=instance, connection=connection, ticket=ticket)
-        self.say(message)
+        number = self._requests
+        self.say(OpenSession(request=number, instance=instance, connection=connection, ticket=ticket, route=route))
         return self._requests
 
     def let_go(self, session: str, why: Closing = Closing.CLIENT) -> None:
@@ -117,7 +121,13 @@ class ScriptedBroker:
             self.streams.pop(session).close()
 
     async def heard(self) -> SessionOpened | SessionRefused | SessionEnded:
-        """The next message. A stream that comes with it is in `streams`."""
+        """The next message about a session. Pings before it are answered."""
+        while isinstance(message := await self.told(), BrokerPing):
+            self.say(BrokerPong())
+        return message
+
+    async def told(self) -> AnyToBroker:
+        """The next message of any kind. A stream that comes with it is in `streams`."""
         async with asyncio.timeout(5):
             while True:
                 try:
@@ -140,16 +150,16 @@ class ScriptedBroker:
             self._forget(message.session)
         return message
 
-    async def opened(self, instance: str, connection: str = "", ticket: str = "") -> str:
+    async def opened(self, instance: str, connection: str = "", ticket: str = "", route: str = "") -> str:
         """Ask for a session and get it; its name."""
-        request = self.ask(instance, connection, ticket)
+        request = self.ask(instance, connection, ticket, route)
         answer = await self.heard()
         assert isinstance(answer, SessionOpened) and answer.request == request, answer
         return answer.session
 
-    async def refused(self, instance: str, connection: str = "", ticket: str = "") -> SessionRefused:
+    async def refused(self, instance: str, connection: str = "", ticket: str = "", route: str = "") -> SessionRefused:
         """Ask for a session and do not get it."""
-        request = self.ask(instance, connection, ticket)
+        request = self.ask(instance, connection, ticket, route)
         answer = await self.heard()
         assert isinstance(answer, SessionRefused) and answer.request == request, answer
         return answer

@@ -77,15 +77,20 @@ def _run(argv: Sequence[str], given: Mapping[str, Any], environment: Mapping[str
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def findings(world: World, client: str, connection: Connection, folder: Path, **more: str) -> dict[str, Any]:
-    """What a client program found out, given nothing but URL, token and CA: `NAME/SCRIPT` below `tests/clients`."""
+def run_client(client: str, given: Mapping[str, Any], ca: Path, folder: Path) -> dict[str, Any]:
+    """What a program that trusts a CA says when it is given something: `NAME/SCRIPT` below `tests/clients`."""
     name, script = client.split("/")
-    given = {"url": connection.url, "token": connection.token, "wrong_token": f"{connection.token}x", **more}
     if name != clients.NODE_NAME:
         argv = [str(clients.python(name)), str(clients.LOCKS / name / script)]
-        return _run(argv, given, {"SSL_CERT_FILE": str(world.tls.ca)}, folder)
+        return _run(argv, given, {"SSL_CERT_FILE": str(ca)}, folder)
     # Node.js looks for packages beside the program.
     program = folder / script
     program.write_bytes((clients.LOCKS / name / script).read_bytes())
     os.symlink(clients.node_modules(), folder / "node_modules")
-    return _run([str(node.program()), str(program)], given, {"NODE_EXTRA_CA_CERTS": str(world.tls.ca)}, folder)
+    return _run([str(node.program()), str(program)], given, {"NODE_EXTRA_CA_CERTS": str(ca)}, folder)
+
+
+def findings(world: World, client: str, connection: Connection, folder: Path, **more: str) -> dict[str, Any]:
+    """What a client program found out, given nothing but URL, token and CA."""
+    given = {"url": connection.url, "token": connection.token, "wrong_token": f"{connection.token}x", **more}
+    return run_client(client, given, world.tls.ca, folder)

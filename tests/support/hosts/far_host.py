@@ -27,6 +27,11 @@ from support.hosts.far_engine import FarEngine
 from support.system.space import toolbox_documents
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 
+_BRISK: dict[str, Any] = {
+    "environment": {"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"},
+    "serve_module": "support.hosts.brisk_dtma",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Variation:
@@ -36,6 +41,8 @@ class Variation:
     """Its engine's folder is a file system of this size (`64m`)."""
     state_size: str | None = None
     """DTMA's state folder is a file system of this size."""
+    broker: bool = False
+    """Its DTMA is the product itself, delays and all: the one that can have a session broker."""
 
 
 class FarHost:
@@ -54,8 +61,7 @@ class FarHost:
             address=self.link.address,
             docker_url=self.engine.url,
             prefix=self.link.prefix,
-            environment={"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"},
-            serve_module="support.hosts.brisk_dtma",
+            **({} if self.variation.broker else _BRISK),
         )
         self.host = Host(supervisor, self.folder / "host", settings)
         self.image = busybox_image()

@@ -8,7 +8,7 @@ import os
 import ssl
 import subprocess
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from mcp_types import TextContent
 from localstack import agent
 from localstack.host import Host
 from localstack.processes import Supervisor
+from localstack.progress import SetupError
 from support.engine.images import busybox_image, docker
 from support.hosts.tiny_stdio_server import COMMAND
 from support.poll import until
@@ -33,21 +34,28 @@ OWNER = "cluster-a"
 class StdioHost:
     """One host."""
 
-    def __init__(self, supervisor: Supervisor, folder: Path) -> None:
-        """Starts it, and claims it for one owner."""
+    def __init__(self, host: Host, docker: Callable[..., str] = docker) -> None:
+        """Claims one that runs for one owner; `docker` executes the command line of its engine."""
         self.image = busybox_image()
-        self.host = Host(supervisor, folder)
-        self.host.start()
-        self.url = f"https://127.0.0.1:{self.host.gateway_port}"
+        self.host = host
+        self.docker = docker
+        self.url = f"https://{host.settings.address}:{self.host.gateway_port}"
         token = (self.host.state_dir / "token").read_text().strip()
         self.api = httpx.Client(
-            base_url=f"https://127.0.0.1:{self.host.management_port}",
+            base_url=f"https://{host.settings.address}:{self.host.management_port}",
             headers={"Authorization": f"Bearer {token}", OWNER_HEADER: OWNER, EPOCH_HEADER: "1"},
             verify=ssl.create_default_context(cafile=str(self.host.ca_file)),
             timeout=30,
         )
         self._put(f"/v2/owners/{OWNER}", {"epoch": 1})
         self._put("/v2/host/config", {"gatewayURL": self.url})
+
+    @staticmethod
+    def started(supervisor: Supervisor, folder: Path) -> StdioHost:
+        """A new one, on the machine's engine."""
+        host = Host(supervisor, folder)
+        host.start()
+        return StdioHost(host)
 
     def close(self) -> None:
         """Hang up; its processes are the supervisor's."""
@@ -113,12 +121,12 @@ class StdioHost:
     def sessions(self, instance: str) -> dict[str, dict[str, Any]]:
         """Containers of sessions, spares and probes, as Docker shows them."""
         labels = [f"--filter=label={LABEL_HOST}={self.host.host_id}", f"--filter=label={LABEL_INSTANCE}={instance}"]
-        ids = docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL_SESSION}", *labels).split()
+        ids = self.docker("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL_SESSION}", *labels).split()
         shown: dict[str, dict[str, Any]] = {}
         for container in ids:
             try:
-                (shown[container],) = json.loads(docker("inspect", container))
-            except subprocess.CalledProcessError:
+                (shown[container],) = json.loads(self.docker("inspect", container))
+            except (subprocess.CalledProcessError, SetupError):
                 # Gone since.
                 continue
         return shown

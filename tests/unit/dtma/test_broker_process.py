@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from support.dtma.sessions import Brokers, running, until
-from toolbox_dtma.link.broker import MAX_PACKET_BYTES, CloseSession, Ended, OpenSession, SessionEnded, SessionOpened
+from toolbox_dtma.link.broker import (
+    MAX_PACKET_BYTES,
+    BrokerPing,
+    BrokerPong,
+    CloseSession,
+    Ended,
+    OpenSession,
+    SessionEnded,
+    SessionOpened,
+)
 from toolbox_dtma.sessions.link import MAX_WAITING, ControlLink, LinkBroken
 from toolbox_dtma.sessions.process import Broker
 from toolbox_dtma.settings import Timings
@@ -160,6 +169,32 @@ async def test_a_broker_that_is_not_ready_in_time_is_replaced_and_was_never_ther
         # Nor is one that begins with something else.
         await brokers.nth(3)
     assert not heard.links and not heard.messages
+
+
+async def test_a_broker_that_hangs_is_killed_and_one_that_answers_is_not(folder: Path) -> None:
+    brokers, heard = Brokers(), Heard()
+    timings = TIMINGS.model_copy(update={"broker_ask": 0.1, "broker_unanswered": 3})
+    broker = Broker(folder / "b.sock", os.getgid(), brokers, heard, timings, asyncio.get_running_loop().time)
+    broker.need()
+    async with running(asyncio.create_task(broker.run())):
+        first = await brokers.nth(1)
+        began = asyncio.get_running_loop().time()
+        # It answers for longer than it may be silent.
+        while asyncio.get_running_loop().time() - began < 1.0:
+            assert isinstance(await first.told(), BrokerPing)
+            first.say(BrokerPong())
+        assert not first.closed and len(brokers.started) == 1
+        first.ask("i-1", "c-1")
+        await until(lambda: len(heard.messages) == 1, "pings are nobody else's affair")
+        second = await brokers.nth(2)
+        assert first.closed and heard.ends == 1
+        # Whatever it says is a sign of life.
+        for number in range(2, 14):
+            second.ask("i-1", "c-1")
+            await until(lambda number=number: len(heard.messages) == number, "its message")
+            await asyncio.sleep(0.05)
+        assert not second.closed
+    assert heard.ends == 2
 
 
 async def test_a_broker_that_cannot_be_started_is_tried_again(folder: Path) -> None:

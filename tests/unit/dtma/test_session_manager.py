@@ -19,6 +19,7 @@ from toolbox_dtma.link.broker import (
     CloseSession,
     Closing,
     Ended,
+    OpenSession,
     Refused,
     SessionEnded,
     SessionOpened,
@@ -86,7 +87,7 @@ class Bench:
 
         async def listen() -> None:
             while (message := await link.receive()) is not None:
-                assert message.kind != "ready"
+                assert isinstance(message, OpenSession | CloseSession)
                 self.manager.broker_said(message)
 
         self.manager.broker_up(link)
@@ -464,3 +465,30 @@ async def test_a_host_without_such_servers_needs_no_broker() -> None:
     assert not bench.needed
     bench.deploy(None)
     assert bench.needed
+
+
+async def test_who_comes_by_the_route_of_before_is_told_to_come_again(bench: Bench, broker: ScriptedBroker) -> None:
+    def route() -> str:
+        bridge = bench.manager.bridge("i-1")
+        assert bridge is not None
+        return bridge.incarnation
+
+    before = route()
+    bench.deploy("two")
+    refused = await broker.refused("i-1", "c-1", route=before)
+    assert (refused.why, refused.retry_seconds is not None) == (Refused.STOPPED, True)
+    assert not bench.engine.made, "what it would have got would be lost at once"
+    assert await broker.opened("i-1", "c-1", route=route())
+
+
+async def test_a_spare_waits_until_nobody_waits_for_a_process(bench: Bench, broker: ScriptedBroker) -> None:
+    bench.engine.makes.clear()
+    broker.ask("i-1", "c-1")
+    broker.ask("i-1", "c-2")
+    await until(lambda: len(bench.engine.made) == 2, "two processes on their way")
+    await asyncio.sleep(0.05)
+    assert len(bench.engine.made) == 2
+    bench.engine.makes.set()
+    for _ in range(2):
+        assert isinstance(await broker.heard(), SessionOpened)
+    await until(lambda: len(bench.engine.processes) == 3, "a spare")

@@ -50,6 +50,13 @@ def test_the_session_broker_has_no_port() -> None:
     assert dict(headers) == {**FIXED, "Host": "localhost"}
 
 
+def test_the_session_broker_is_told_by_which_route_a_request_comes() -> None:
+    asked = proxied(("Mcp-Toolbox-Route", "client's"))
+    headers = upstream_headers(asked, connection="uid", port=0, session=None, route="r-1")
+    assert headers.getall("Mcp-Toolbox-Route") == ["r-1"]
+    assert "Mcp-Toolbox-Route" not in upstream_headers(asked, connection="uid", port=3001, session=None)
+
+
 @pytest.mark.parametrize(
     "name",
     [
