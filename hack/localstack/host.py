@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,14 +155,24 @@ class Host:
             self.start_dtma()
             self.start_gateway()
 
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels, as DTMA shows it. Raises `OSError`, `KeyError`."""
+        samples = dict(line.rsplit(" ", 1) for line in self._read("/metrics").splitlines() if not line.startswith("#"))
+        return float(samples[name])
+
     def _healthy(self) -> bool:
+        try:
+            self._read("/healthz")
+        except OSError:
+            return False
+        return True
+
+    def _read(self, path: str) -> str:
+        """A page of the management API. Raises `OSError`, also for any status but 200."""
         context = ssl.create_default_context(cafile=str(self.ca_file))
-        url = f"https://{self.settings.address}:{self.management_port}/healthz"
         # Without the token it is open on loopback only.
         token = (self.state_dir / "token").read_text().strip()
+        url = f"https://{self.settings.address}:{self.management_port}{path}"
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-        try:
-            with urllib.request.urlopen(request, timeout=2, context=context) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            return False
+        with urllib.request.urlopen(request, timeout=2, context=context) as answer:
+            return answer.read().decode()

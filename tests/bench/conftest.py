@@ -72,6 +72,7 @@ def system(
 
 @pytest.fixture
 def own(system: World) -> Generator[Bench]:
-    """A namespace of the measurement's own."""
+    """A namespace of the measurement's own, once nothing is left to do for those before it."""
     with bench(system) as own:
+        own.await_records()
         yield own

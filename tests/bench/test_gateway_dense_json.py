@@ -28,10 +28,10 @@ METHOD = """
 One worker, plain HTTP. One agent calls a tool one call at a time, another one sends large JSON to a server of its own,
 one body after the other; or it lists tools through a connection
 that hides some, so that the gateway has to read all of an answer as large as that. For each of {bodies} bodies the
-slowest call of the first agent in the meantime is taken, and in turn the slowest of as many calls while the other
-agent's body is a small one. Overhead is the difference of the percentiles of these slowest calls, and what is bounded
-is that of the 95th: ≤ 5 ms. All processes share the machine's cores, so that the small body's figures show what the
-machine itself does. Milliseconds.
+slowest call of the first agent in the meantime is taken, and in turn the slowest while the same body goes through
+a second gateway: the same work on the same cores, but not in the worker that the first agent's calls go through.
+Overhead is the difference of the percentiles of these slowest calls, and what is bounded is that of the 95th: ≤ 5 ms.
+Milliseconds.
 """
 
 Send = Callable[[], None]
@@ -60,8 +60,8 @@ class Caller:
     connection: RawConnection
     body: bytes
 
-    def slowest_while(self, send: Send, *, at_least: int) -> tuple[float, int]:
-        """Seconds of the slowest of the calls that began before `send` ended, and how many they were."""
+    def slowest_while(self, send: Send, *, at_least: int) -> float:
+        """Seconds of the slowest of the calls that began before `send` ended."""
         running = threading.Thread(target=send)
         slowest, calls = 0.0, 0
         running.start()
@@ -71,7 +71,7 @@ class Caller:
             slowest = max(slowest, time.perf_counter() - begin)
             calls += 1
         running.join()
-        return slowest, calls
+        return slowest
 
 
 def _sender(endpoint: Endpoint, body: bytes, status: int = 200) -> tuple[RawConnection, Send]:
@@ -97,37 +97,37 @@ def test_large_json_never_holds_up_other_calls_for_more_than_5_ms(size: Size, re
     own.ready(manifests.connection(own.namespace, "large", "sink"))
     narrow = {"tools": {"allow": ["echo"]}}
     own.ready(manifests.connection(own.namespace, "narrow", "sink", expose=narrow))
-    with another_gateway(own, "dense-json", **PLAIN, workers=1) as gateway:
-        agent, large, listing = (gateway.endpoint(own.secret(name)) for name in ("agent", "large", "narrow"))
-        caller = Caller(RawConnection(agent), call("echo", text="x" * 100))
+    with (
+        another_gateway(own, "dense-json", **PLAIN, workers=1) as gateway,
+        another_gateway(own, "dense-json-elsewhere", **PLAIN, workers=1) as elsewhere,
+    ):
+        caller = Caller(RawConnection(gateway.endpoint(own.secret("agent"))), call("echo", text="x" * 100))
         caller.connection.open_session()
         for _ in range(WARM_CALLS):
             assert caller.connection.post(caller.body).status == 200
-        kinds = {title: (large, body) for title, body in BODIES.items()}
+        kinds = {title: ("large", body) for title, body in BODIES.items()}
         for title, (unit, length) in ANSWERS.items():
             params = {"dense": unit, "count": length // (len(unit) + 1)}
-            kinds[title] = (listing, message("tools/list", params))
-        small, send_small = _sender(large, call("echo", text="x"))
-        for title, (endpoint, body) in kinds.items():
-            connection, send = _sender(endpoint, body)
-            beside: list[float] = []
-            alone: list[float] = []
+            kinds[title] = ("narrow", message("tools/list", params))
+        for title, (connection, body) in kinds.items():
+            secret = own.secret(connection)
+            ways = [_sender(each.endpoint(secret), body) for each in (gateway, elsewhere)]
+            slowest: list[list[float]] = [[], []]
             for _ in range(size.dense_bodies):
-                slowest, calls = caller.slowest_while(send, at_least=WINDOW_CALLS)
-                beside.append(slowest)
-                alone.append(caller.slowest_while(send_small, at_least=calls)[0])
-            connection.close()
-            _report(section.add, title, Sample.of(alone), Sample.of(beside))
-        small.close()
+                for (_, send), seconds in zip(ways, slowest, strict=True):
+                    seconds.append(caller.slowest_while(send, at_least=WINDOW_CALLS))
+            for opened, _ in ways:
+                opened.close()
+            _report(section.add, title, *map(Sample.of, slowest))
         caller.connection.close()
     section.check()
 
 
-def _report(add: Callable[..., None], title: str, alone: Sample, beside: Sample) -> None:
+def _report(add: Callable[..., None], title: str, beside: Sample, elsewhere: Sample) -> None:
     def cells(sample: Sample) -> tuple[str, ...]:
         values = (sample.at(0.5), sample.at(0.95), sample.seconds[-1])
         return str(len(sample.seconds)), *map(milliseconds, values)
 
-    over = [beside.at(share) - alone.at(share) for share in (0.5, 0.95)]
-    add(f"a small body, in turn with {title}", *cells(alone), "", "")
+    over = [beside.at(share) - elsewhere.at(share) for share in (0.5, 0.95)]
+    add(f"{title}, elsewhere", *cells(elsewhere), "", "")
     add(title, *cells(beside), *map(milliseconds, over), met=over[1] <= BOUND)

@@ -9,6 +9,7 @@ import pytest
 
 from localstack.processes import Supervisor
 from support import manifests
+from support.bench.calm import Calm
 from support.bench.fast_server import fast_server
 from support.bench.gateways import PLAIN, another_gateway, direct
 from support.bench.load import LOOPS, Loop, in_turn
@@ -23,6 +24,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 TIMES = 50
 SESSIONS = 16
 SLICES = 3
+PATIENCE = 30.0
+"""Seconds that may be waited for a calm machine."""
 
 METHOD = """
 The same closed loop with {sessions} sessions, over plain HTTP, to the same server in its container: through this
@@ -49,9 +52,11 @@ def test_the_gateway_relays_at_least_50_times_the_calls_of_python_peers(
         others = [Loop(peer.title, peer.endpoint, call(peer.tool, text="x" * 100)) for peer in peers]
         for loop in (ours, *others):
             loop.open(SESSIONS, 1)
-        in_turn((ours, *others), slices=SLICES, seconds=seconds)
+        with Calm(PATIENCE) as calm:
+            in_turn((ours, *others), calm, slices=SLICES, seconds=seconds)
         for loop in (ours, *others):
             loop.close()
+    section.note(calm.summary)
     section.add(ours.title, *ours.cells()[:-1], "")
     for loop in others:
         times = ours.rate / loop.rate

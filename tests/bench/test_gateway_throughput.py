@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support import manifests
+from support.bench.calm import Calm
 from support.bench.fast_server import fast_server
 from support.bench.gateways import PLAIN, another_gateway, direct
 from support.bench.load import LOOPS, Loop, in_turn
@@ -18,6 +19,8 @@ BOUND = 3000
 SESSIONS = 16
 WARM_CALLS = 50
 SLICES = 3
+PATIENCE = 120.0
+"""Seconds that may be waited for a calm machine."""
 
 METHOD = """
 {sessions} sessions, each of which makes its next `tools/call` (100 bytes of arguments) as soon as the one before is
@@ -25,7 +28,8 @@ answered, to a bare Node.js server in its container; through a gateway with one 
 session ids and call records are in force. The server, the worker and the load generator share the machine's cores.
 The server answers in JSON, or with an event stream of one event, which the gateway reads line by line. Slices of
 {seconds:.1f} s of every way in turn; calls per second are those of the slice in the middle. The bound is for plain
-HTTP: ≥ {bound:,} calls per second; TLS is reported beside it. Times are milliseconds.
+HTTP: ≥ {bound:,} calls per second; TLS is reported beside it. Slices during which the processor was more than 15 %
+slower than at its best, as other tenants make it, are measured again while there is time. Times are milliseconds.
 """
 
 
@@ -47,9 +51,11 @@ def test_a_worker_relays_at_least_3000_calls_per_second(size: Size, report: Repo
                 loops.append(Loop(f"{title}, {kind}", gateway.endpoint(secret), body, gateway.worker()))
         for loop in loops:
             loop.open(SESSIONS, WARM_CALLS)
-        in_turn(loops, slices=SLICES, seconds=seconds)
+        with Calm(PATIENCE) as calm:
+            in_turn(loops, calm, slices=SLICES, seconds=seconds)
         for loop in loops:
             loop.close()
+    section.note(calm.summary)
     for loop in loops:
         bounded = loop.title.startswith("plain")
         section.add(

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
 from support import manifests
+from support.bench.calm import Calm
 from support.bench.fast_server import fast_server
 from support.bench.gateways import PLAIN, another_gateway, direct
 from support.bench.measure import DURATIONS, Report, Sample, Section, milliseconds
@@ -22,7 +24,9 @@ P50_BOUND, P99_BOUND = 0.001, 0.005
 WARM_CALLS = 300
 SESSIONS = 16
 CALLS_PER_SECOND = 1000
-SLICES = 5
+SLICES, CALLS_OF_A_SLICE = 15, 100
+PATIENCE = 90.0
+"""Seconds that may be waited for a calm machine, for each kind of load."""
 BODY = call("echo", text="x" * 100)
 
 METHOD = """
@@ -31,8 +35,9 @@ container's address, and through the gateway, whose policy, credentials and sess
 Blocking sockets, kept alive. At 1 session: one call at a time, every way in turn. At {sessions} sessions: {rate}
 calls per second altogether, each at its planned moment, from which the time is counted even if the call before it is
 late; slices of {seconds} s of every way in turn. Plain HTTP is what a gateway speaks on loopback, behind something
-that ends TLS; TLS is what agents use otherwise. Overhead is the difference of the percentiles; p50 ≤ 1 ms and p99 ≤ 5
-ms.
+that ends TLS; TLS is what agents use otherwise. Slices during which the processor was more than 15 % slower than at its
+best, as other tenants make it, are measured again while there is time. Overhead is the difference of the percentiles;
+p50 ≤ 1 ms and p99 ≤ 5 ms.
 """
 
 
@@ -76,14 +81,22 @@ def _report(section: Section, ways: Sequence[Way], load: str) -> None:
         section.add(*cells, met=p50 <= P50_BOUND and p99 <= P99_BOUND)
 
 
-def _one_at_a_time(ways: Sequence[Way], calls: int) -> None:
+def _one_at_a_time(ways: Sequence[Way], calls: int, calm: Calm) -> None:
     connections = [way.open() for way in ways]
-    for _ in range(calls):
-        for way, connection in zip(ways, connections, strict=True):
-            begin = time.perf_counter()
-            status = connection.post(BODY).status
-            way.seconds.append(time.perf_counter() - begin)
-            assert status == 200
+
+    def some() -> list[list[float]]:
+        took: list[list[float]] = [[] for _ in ways]
+        for _ in range(CALLS_OF_A_SLICE):
+            for connection, into in zip(connections, took, strict=True):
+                begin = time.perf_counter()
+                status = connection.post(BODY).status
+                into.append(time.perf_counter() - begin)
+                assert status == 200
+        return took
+
+    for _ in range(calls // CALLS_OF_A_SLICE):
+        for way, seconds in zip(ways, calm.measured(some), strict=True):
+            way.seconds += seconds
     for connection in connections:
         connection.close()
 
@@ -99,23 +112,27 @@ def _pace(connection: RawConnection, first: float, count: int, into: list[float]
             into.append(time.perf_counter() - planned)
 
 
-def _paced(ways: Sequence[Way], seconds: int) -> None:
+def _paced_slice(connections: Sequence[RawConnection], per_session: int) -> list[float]:
+    begin = time.perf_counter() + 0.05
+    times: list[list[float]] = [[] for _ in connections]
+    threads = [
+        threading.Thread(target=_pace, args=(each, begin + at / CALLS_PER_SECOND, per_session, times[at]))
+        for at, each in enumerate(connections)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(each) == per_session for each in times), "a call failed"
+    return [value for each in times for value in each]
+
+
+def _paced(ways: Sequence[Way], seconds: int, calm: Calm) -> None:
     sessions = [[way.open() for _ in range(SESSIONS)] for way in ways]
     per_session = CALLS_PER_SECOND * seconds // SLICES // SESSIONS
     for _ in range(SLICES):
         for way, connections in zip(ways, sessions, strict=True):
-            begin = time.perf_counter() + 0.05
-            times: list[list[float]] = [[] for _ in connections]
-            threads = [
-                threading.Thread(target=_pace, args=(each, begin + at / CALLS_PER_SECOND, per_session, times[at]))
-                for at, each in enumerate(connections)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert all(len(each) == per_session for each in times), "a call failed"
-            way.seconds += [value for each in times for value in each]
+            way.seconds += calm.measured(partial(_paced_slice, connections, per_session))
     for connections in sessions:
         for connection in connections:
             connection.close()
@@ -126,10 +143,14 @@ def test_a_relayed_call_takes_at_most_1_ms_longer_in_the_median_and_5_ms_at_p99(
 ) -> None:
     method = METHOD.format(sessions=SESSIONS, rate=f"{CALLS_PER_SECOND:,}", seconds=size.paced_seconds / SLICES)
     section = report.section("Relay latency", method, ("", *DURATIONS, "p50 overhead", "p99 overhead"))
-    _one_at_a_time(ways, size.calls)
-    _report(section, ways, "1 session")
-    for way in ways:
-        way.seconds.clear()
-    _paced(ways, size.paced_seconds)
-    _report(section, ways, f"{SESSIONS} sessions")
+    for load, run in (
+        ("1 session", partial(_one_at_a_time, ways, size.calls)),
+        (f"{SESSIONS} sessions", partial(_paced, ways, size.paced_seconds)),
+    ):
+        with Calm(PATIENCE) as calm:
+            run(calm)
+        section.note(f"{load}: {calm.summary}")
+        _report(section, ways, load)
+        for way in ways:
+            way.seconds.clear()
     section.check()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from toolbox_dtma.gateway.parsing import RpcId
 from toolbox_dtma.gateway.sessions import Binding
 from toolbox_dtma.gateway.state import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What goes to the server, and what must be known of it when the answer comes."""
 
     method: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from toolbox_dtma.gateway.counts import NoRoom, TooManyRunning, TooManyThisMinute, Wanted
 from toolbox_dtma.gateway.methods import LISTENING_METHODS
@@ -59,8 +59,7 @@ class Bounds:
         return self.asker.refusal(504, TIMEOUT, f"The call took longer than {self.seconds} s and was ended")
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """What one HTTP request counts."""
 
     running: int = 0

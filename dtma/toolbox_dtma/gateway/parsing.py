@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from toolbox_dtma.gateway import strictjson
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS, TRACE_META, VERSION_META
@@ -51,8 +50,7 @@ class Kind(Enum):
     RESPONSE = "response"
 
 
-@dataclass(frozen=True, slots=True)
-class RpcMessage:
+class RpcMessage(NamedTuple):
     """One message, as far as policy looks at it."""
 
     kind: Kind
@@ -64,8 +62,7 @@ class RpcMessage:
     """None where `params` is absent or not an object. Of a large body only what policy and records look at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """A parsed POST body."""
 
     messages: tuple[RpcMessage, ...]

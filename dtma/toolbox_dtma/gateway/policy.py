@@ -7,7 +7,7 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from toolbox_dtma.gateway.methods import (
     HANDSHAKE_VERSIONS,
@@ -136,8 +136,7 @@ class RevisionMissing(HeaderMismatch):
     code = INVALID_PARAMS
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingHeaders:
+class RoutingHeaders(NamedTuple):
     """The headers that mirror the body, each with all its values."""
 
     version: Sequence[str]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
@@ -63,8 +62,7 @@ def rpc_error(code: int, message: str, id: RpcId = None, data: Mapping[str, Any]
     return {"jsonrpc": "2.0", "id": id, "error": error}
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """To whom an answer of the gateway itself is addressed, and in which era's way."""
 
     ids: tuple[RpcId, ...] = ()

@@ -20,7 +20,7 @@ from toolbox_dtma.gateway.observer import UNMEASURED, Observer
 from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
 from toolbox_dtma.gateway.skimming import is_quick, run
-from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter, portions
+from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter, only_event, portions
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
@@ -258,7 +258,12 @@ class Relay:
             out = b""
             if upstream.complete and upstream.buffered <= WHOLE_BYTES:
                 # The stream has already ended: it leaves in one piece, unless its last event is to stay behind.
-                out = await self._rewritten(exchange, rewriter, await read())
+                out = await read()
+                event = None if self._is_restricted(exchange) else only_event(out)
+                if event is not None:
+                    exchange.calls.event(event)
+                else:
+                    out = await self._rewritten(exchange, rewriter, out)
                 if not rewriter.unterminated:
                     exchange.calls.complete()
                     exchange.calls.sent(len(out))

@@ -9,8 +9,7 @@ import hmac
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from toolbox_dtma.link.messages import KeyRing
 
@@ -30,8 +29,7 @@ class UpstreamIdUnusable(Exception):
     """A server sent a session id that no header may carry, or one of more than 1 KiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """Whom a session id belongs to. The token is not part of it, so that rotation keeps sessions."""
 
     connection: str

@@ -57,6 +57,21 @@ def _field(line: bytes) -> bytes:
     return line.partition(b":")[0]
 
 
+def only_event(stream: bytes) -> HeldEvent | None:
+    """The event of a whole stream that is this one and leaves as it came; None if it has to be read line by line.
+
+    Most answers are such a stream.
+    """
+    end = len(stream) - 2
+    if end <= 0 or stream.find(b"\n\n") != end or b"\r" in stream or stream.startswith((b"id", b"\n", _BOM)):
+        return None
+    if b"\nid" in stream:
+        return None
+    lines = stream[:end].split(b"\n")
+    data = [line[5:].removeprefix(b" ") for line in lines if _field(line) == b"data"]
+    return HeldEvent(tuple(lines), b"\n".join(data) if data else None)
+
+
 class SseRewriter:
     """Reads a stream in any chunks. Line ends leave as LF; `id` fields leave only as `wrap` makes them.
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from toolbox_dtma.gateway.sessions import SessionIds
 from toolbox_dtma.gateway.upstream.connection import Origin
@@ -21,8 +22,7 @@ class PolicyOutOfOrder(Exception):
     """DTMA sent something that does not follow from what it sent before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A credential that is valid now, and its grant."""
 
     grant: GrantPolicy

@@ -6,10 +6,21 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from support.bench.calm import Calm
 from support.bench.gateways import Process
 from support.bench.measure import Sample, milliseconds
 from support.bench.raw_calls import Endpoint, RawConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some time of a loop: calls per second, what each took, and the worker's CPU seconds."""
+
+    rate: float
+    seconds: list[float]
+    cpu: float
 
 
 @dataclass(slots=True)
@@ -35,7 +46,7 @@ class Loop:
                 answer = connection.post(self.body)
                 assert answer.status == 200 and b'"error"' not in answer.body, answer
 
-    def slice(self, seconds: float) -> None:
+    def slice(self, seconds: float) -> Slice:
         """Calls of all sessions for so long."""
         times: list[list[float]] = [[] for _ in self.connections]
         before = self.worker.cpu_seconds if self.worker is not None else 0.0
@@ -50,10 +61,14 @@ class Loop:
             thread.join()
         took = time.perf_counter() - begin
         assert all(times), "a session failed"
-        if self.worker is not None:
-            self.cpu += self.worker.cpu_seconds - before
-        self.rates.append(sum(map(len, times)) / took)
-        self.seconds += [value for each in times for value in each]
+        used = self.worker.cpu_seconds - before if self.worker is not None else 0.0
+        return Slice(sum(map(len, times)) / took, [value for each in times for value in each], used)
+
+    def take(self, slice: Slice) -> None:
+        """Have it count."""
+        self.cpu += slice.cpu
+        self.rates.append(slice.rate)
+        self.seconds += slice.seconds
 
     @property
     def rate(self) -> float:
@@ -77,11 +92,11 @@ LOOPS = ("calls", "calls per second", "p50", "p99", "worker's CPU per call (µs)
 """Header of what `Loop.cells` gives."""
 
 
-def in_turn(loops: Sequence[Loop], *, slices: int, seconds: float) -> None:
+def in_turn(loops: Sequence[Loop], calm: Calm, *, slices: int, seconds: float) -> None:
     """Slices of every loop, alternately."""
     for _ in range(slices):
         for loop in loops:
-            loop.slice(seconds)
+            loop.take(calm.measured(partial(loop.slice, seconds)))
 
 
 def _call(connection: RawConnection, body: bytes, until: float, into: list[float]) -> None:

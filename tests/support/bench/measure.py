@@ -67,6 +67,10 @@ class Section:
             self.missed.append(f"{self.title}: {', '.join(cells)}")
         self.rows.append((*cells, "" if met is None else "met" if met else "**missed**"))
 
+    def note(self, text: str) -> None:
+        """A sentence more about the method, which only the run could tell."""
+        self.method = f"{self.method} {text}."
+
     def check(self) -> None:
         """Raises `AssertionError` when a row missed its bound."""
         assert not self.missed, "\n".join(self.missed)

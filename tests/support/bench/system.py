@@ -23,6 +23,7 @@ from localstack.registry import Registry
 from localstack.stack import LocalStack, Parts, check_machine
 from support.kubernetes.api import path_of
 from support.kubernetes.watch import KeptApi, Watch, is_gone, is_ready
+from support.poll import until
 from support.system.space import SYSTEM, TOOLBOX, toolbox_documents
 from support.system.world import World
 
@@ -43,7 +44,7 @@ class Size:
     loop_seconds: float = 4.5
     idle_sessions: int = 1000
     streamed_bytes: int = 50_000_000
-    dense_bodies: int = 10
+    dense_bodies: int = 20
     fleet: tuple[int, ...] = (0, 100, 500)
     session_starts: int = 8
     session_cycles: int = 1000
@@ -119,6 +120,11 @@ class Bench:
         """Deletes a server and waits until it is gone."""
         self.kube.request("DELETE", self.path(SERVER, name))
         self.servers.first(name, is_gone)
+
+    def await_records(self, seconds: float = 180.0) -> None:
+        """Waits until the record has every call of before: taking them over is work on the same cores."""
+        host = self.world.stack.host
+        until("call records held", lambda: host.metric("dtma_calls_held"), lambda held: held == 0, seconds=seconds)
 
     def secret(self, connection: str) -> dict[str, str]:
         """A connection's Secret."""

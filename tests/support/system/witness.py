@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
+from toolbox_dtma.engine.names import LABEL_HELPER, LABEL_HOST, LABEL_INSTANCE
 
 
 class Witness:
@@ -64,7 +64,10 @@ def witness(docker: Sequence[str], host_id: str) -> Generator[Witness]:
             attributes = event["Actor"]["Attributes"]
             if event["Action"] == "start":
                 seen.starts[event["Actor"]["ID"]].append(event["timeNano"] / 1e9)
-            seen.saw(event["Action"], event["Actor"]["ID"], attributes[LABEL_INSTANCE])
+            if LABEL_HELPER not in attributes:
+                seen.saw(event["Action"], event["Actor"]["ID"], attributes[LABEL_INSTANCE])
+            elif event["Action"] == "start":
+                seen.doubles.append(f"the helper of instance {attributes[LABEL_HELPER]}, which nothing may start")
 
     reader = threading.Thread(target=read, name="witness", daemon=True)
     reader.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import secrets
 
 import pytest
@@ -38,7 +37,7 @@ def test_a_wrapped_id_gives_the_server_s_id_back() -> None:
 
 @pytest.mark.parametrize("field", ["connection", "instance", "incarnation", "subject", "kind"])
 def test_an_id_of_anyone_else_is_refused(field: str) -> None:
-    assert ids(dataclasses.replace(BINDING, **{field: "other"})).unwrap(WRAPPED) is None
+    assert ids(BINDING._replace(**{field: "other"})).unwrap(WRAPPED) is None
 
 
 @pytest.mark.parametrize("session", ["", "session-2", "Session"])

@@ -15,6 +15,7 @@ from toolbox_dtma.gateway.sse import (
     EventTooLarge,
     HeldEvent,
     SseRewriter,
+    only_event,
     portions,
 )
 
@@ -39,9 +40,9 @@ def rewritten(chunks: list[bytes], *, hold: bool) -> bytes:
 
 
 def reference(raw: bytes) -> bytes:
-    """The whole stream at once, by the words of the specification."""
+    """The whole stream at once, by the words of the specification; but that every mark at its beginning is gone."""
     lines: list[bytes] = []
-    for line in re.split(rb"\r\n|\r|\n", raw.removeprefix(b"\xef\xbb\xbf")):
+    for line in re.split(rb"\r\n|\r|\n", re.sub(rb"\A(?:\xef\xbb\xbf)+", b"", raw)):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field != b"id":
@@ -189,3 +190,27 @@ def test_what_leaves_never_begins_with_a_byte_order_mark(marks: int, sizes: list
     """A client takes one away, and would read a field where policy saw a line without meaning."""
     raw = b"\xef\xbb\xbf" * marks + b"data: 1\n\n"
     assert rewritten(cut(raw, sizes), hold=hold) == b"data: 1\n\n"
+
+
+@given(STREAMS)
+def test_a_stream_told_to_be_one_plain_event_is_what_reading_it_by_lines_gives(raw: bytes) -> None:
+    stream = raw + b"\n\n"
+    event = only_event(stream)
+    if event is not None:
+        assert rewritten([stream], hold=False) == stream == event.render()
+        (held,) = SseRewriter(wrapped).feed(stream, hold=True)
+        assert isinstance(held, HeldEvent) and held.data == event.data
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [b"data: 1", b"data: 1\n", b"\n\n", b"data: 1\n\ndata: 2\n\n", b"data: 1\n\n\n", b"id: 1\ndata: 1\n\n",
+     b"data: 1\nid\n\n", b"data: 1\r\n\r\n", b"\xef\xbb\xbfdata: 1\n\n", b"\ndata: 1\n\n"],
+)  # fmt: skip
+def test_anything_but_one_plain_event_is_read_by_lines(stream: bytes) -> None:
+    assert only_event(stream) is None
+
+
+def test_one_plain_event_is_told_with_its_data() -> None:
+    stream = b"event: message\ndata: {\ndata:}\ndata\n: said\n\n"
+    assert only_event(stream) == HeldEvent((b"event: message", b"data: {", b"data:}", b"data", b": said"), b"{\n}\n")
