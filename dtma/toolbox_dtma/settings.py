@@ -56,6 +56,8 @@ class Timings(BaseModel):
     """How long after a process's end its session is kept, for the broker to read what it still wrote."""
     sessions_told: Seconds = 10.0
     """Between reports of which only the number of sessions is news."""
+    spare_after: Seconds = 2.0
+    """How long after a process that somebody waited for was made a spare is begun: it is starting up itself."""
     spare_retry_first: Seconds = 1.0
     """Pause after a spare that ended unused; doubles up to `spare_retry_max`."""
     spare_retry_max: Seconds = 300.0

@@ -40,8 +40,8 @@ class SpareKeeper:
         """Begin a spare that is wanted, discard one that is not."""
         if not spares.wanted(instance.use, now):
             self.discard(instance)
-        elif instance.spare is None and not instance.awaited and now >= instance.back_off.not_before:
-            # Not beside a process that somebody waits for: each would make the other later.
+        # Not beside a process that somebody waits for: each would make the other later.
+        elif instance.spare is None and not instance.awaited and now >= instance.may_have_spare:
             name = new_name()
             task = asyncio.create_task(self._engine.open_session(instance_id, name), name="open spare session")
             instance.spare = spare = Spare(name, task, now)

@@ -195,6 +195,7 @@ class SessionManager:
 
     def _made(self, instance: Instance) -> None:
         instance.awaited -= 1
+        instance.spare_after = self._clock() + self._timings.spare_after
         self._wake.set()
 
     async def _begin(self, session: Session, instance: Instance, spare: Spare | None) -> None:
@@ -391,7 +392,7 @@ class SessionManager:
             return _LONGEST_SLEEP
         now = self._clock()
         self._spares.tend(instance_id, instance, now)
-        dues = [instance.back_off.not_before, spares.unwanted_at(instance.use)]
+        dues = [instance.may_have_spare, spares.unwanted_at(instance.use)]
         if instance.counts != instance.told:
             due = instance.told_at + self._timings.sessions_told
             if now >= due:

@@ -106,6 +106,8 @@ class Instance:
     """Sessions of connections, those that are being opened included."""
     awaited: int = 0
     """Those of them whose process is still being made."""
+    spare_after: float = 0.0
+    """A while after the last process that somebody waited for."""
     told: SessionCounts | None = None
     told_at: float = 0.0
 
@@ -115,6 +117,11 @@ class Instance:
         By the route of before it would end as soon as its worker learns of the present one, unseen by us.
         """
         return self.deployed is not None and route in ("", self.incarnation)
+
+    @property
+    def may_have_spare(self) -> float:
+        """From when on a spare may be begun."""
+        return max(self.spare_after, self.back_off.not_before)
 
     @property
     def use(self) -> Use:

@@ -55,6 +55,7 @@ FAST = Timings(
     broker_patience=0.5,
     session_last_words=0.1,
     sessions_told=0.2,
+    spare_after=0.01,
     ack_deadline=0.6,
     worker_lost=1.5,
     heartbeat=0.1,

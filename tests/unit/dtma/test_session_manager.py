@@ -32,7 +32,12 @@ from toolbox_dtma.settings import Timings
 from toolbox_dtma.wire import Credential, Expose, InstanceReason, SessionCounts, Sessions
 
 TIMINGS = Timings(
-    session_last_words=0.3, sessions_told=0.1, spare_retry_first=0.05, broker_patience=0.05, session_open=0.5
+    session_last_words=0.3,
+    sessions_told=0.1,
+    spare_retry_first=0.05,
+    spare_after=0.05,
+    broker_patience=0.05,
+    session_open=0.5,
 )
 
 
@@ -491,4 +496,6 @@ async def test_a_spare_waits_until_nobody_waits_for_a_process(bench: Bench, brok
     bench.engine.makes.set()
     for _ in range(2):
         assert isinstance(await broker.heard(), SessionOpened)
+    served = asyncio.get_running_loop().time()
     await until(lambda: len(bench.engine.processes) == 3, "a spare")
+    assert asyncio.get_running_loop().time() - served > 0.04, "they start up first"
