@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Generator
 from datetime import UTC, datetime
 
 import pytest
 import yaml
+from mcp.shared.exceptions import MCPError
+from mcp_types import TextContent
 
 from localstack import quickstart
 from localstack.quickstart import Target
 from localstack.stack import LocalStack
+from support.gateway.sse_client import sdk_sse_client
 from support.poll import until
 from support.system import changing_server
 from support.system.world import World
@@ -111,6 +115,16 @@ def test_an_agents_calls_become_rows_and_show_in_the_status_of_its_connection(wo
     assert "LAST USED" in shown[0]
     counted = "SELECT calls FROM agent_mcp_usage u JOIN agent_mcp_connections c ON c.id = u.connection_id"
     assert world.rows(f"{counted} WHERE c.name = 'research-bot-everything'") == [(2,)]
+
+
+async def test_an_agent_that_speaks_http_sse_reaches_the_same_server_with_the_same_secret(world: World) -> None:
+    secret = connection_secret(world)
+    context = ssl.create_default_context(cadata=secret["ca.crt"])
+    async with sdk_sse_client(secret["url"].removesuffix("/mcp") + "/sse", secret["token"], context) as client:
+        (said,) = (await client.call_tool("echo", ECHO)).content
+        assert isinstance(said, TextContent) and "round trip" in said.text
+        with pytest.raises(MCPError):
+            await client.call_tool("get-env", {})
 
 
 def test_a_container_removed_by_hand_comes_back(world: World) -> None:

@@ -14,9 +14,15 @@ from toolbox_dtma.gateway.state import Admitted, PolicyState
 from toolbox_dtma.gateway.throttle import FailureThrottle
 from toolbox_dtma.wire import HostConfig
 
-METHODS = ("GET", "POST", "DELETE", "OPTIONS")
+MCP, SSE, MESSAGES = "mcp", "sse", "messages"
+"""The doors of a server: streamable HTTP, and the two of HTTP+SSE."""
+METHODS = {
+    MCP: ("GET", "POST", "DELETE", "OPTIONS"),
+    SSE: ("GET", "OPTIONS"),
+    MESSAGES: ("POST", "OPTIONS"),
+}
 
-_PATH = re.compile(r"/servers/([A-Za-z0-9-]{1,128})/mcp")
+_PATH = re.compile(r"/servers/([A-Za-z0-9-]{1,128})/(mcp|sse|messages)")
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 """Name or address, and perhaps a port; no part of a URL besides."""
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([\x21-\x7e]{1,1024}) *")
@@ -44,6 +50,11 @@ def admit(ask: Ask, state: PolicyState, throttle: FailureThrottle) -> Admitted:
         raise
 
 
+def door_of(path: str) -> str:
+    """Which of the doors an admitted request came to."""
+    return path.partition("?")[0].rpartition("/")[2]
+
+
 def _admit(ask: Ask, held: tuple[Admitted, ...], state: PolicyState, throttle: FailureThrottle) -> Admitted:
     # The raw path is compared: nothing is decoded, so nothing can be hidden in an encoding.
     match = _PATH.fullmatch(ask.path.partition("?")[0])
@@ -52,8 +63,9 @@ def _admit(ask: Ask, held: tuple[Admitted, ...], state: PolicyState, throttle: F
     if not state.serving:
         raise unavailable("no-policy", "The gateway has no current policy; try again")
     _check_browser(ask.headers, state.config)
-    if ask.method not in METHODS:
-        raise Refusal.rpc(405, "method", SERVER_ERROR, "Method not allowed", headers={"Allow": ", ".join(METHODS)})
+    methods = METHODS[match[2]]
+    if ask.method not in methods:
+        raise Refusal.rpc(405, "method", SERVER_ERROR, "Method not allowed", headers={"Allow": ", ".join(methods)})
     if not held:
         wait = throttle.failed(ask.source)
         if wait is None:

@@ -45,6 +45,7 @@ class Connection(AuditedConnection):
         "_wire",
         "made",
         "measured",
+        "source",
     )
 
     def __init__(
@@ -55,7 +56,9 @@ class Connection(AuditedConnection):
         refused: Refuse,
         loop: asyncio.AbstractEventLoop,
         ended: Callable[[], None],
+        source: str | None = None,
     ):
+        """`source` is the address of the client where the transport does not know it."""
         super().__init__(
             server,
             refused,
@@ -72,6 +75,7 @@ class Connection(AuditedConnection):
         self._bounds = bounds
         self._clients = clients
         self._ended = ended
+        self.source = source
         self.made = False
         """Whether it became a client's to use; before that, TLS may have failed."""
         self.measured = False
@@ -170,7 +174,7 @@ class Connection(AuditedConnection):
             self._wire.abort()
 
 
-class _Request(web.BaseRequest):
+class Request(web.BaseRequest):
     """A request whose answer closes the connection once the worker drains, so that the client's next goes elsewhere."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
@@ -190,9 +194,9 @@ class Server(web.Server):
         self._refused = refused
         self.draining = False
 
-    def connection(self, ended: Callable[[], None]) -> Connection:
+    def connection(self, ended: Callable[[], None], source: str | None = None) -> Connection:
         """A new connection; `ended` is called when it was made and is lost."""
-        return Connection(self, self._bounds, self._clients, self._refused, self._loop, ended)
+        return Connection(self, self._bounds, self._clients, self._refused, self._loop, ended, source)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         # A head that came in one piece is complete before its size is known.
@@ -211,7 +215,8 @@ class Server(web.Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        return _Request(message, payload, protocol, writer, task, self._loop)
+        source = cast("Connection", protocol).source
+        return Request(message, payload, protocol, writer, task, self._loop, remote=source)
 
     @property
     def open(self) -> int:

@@ -35,6 +35,8 @@ class Exchange:
         """Whether bytes of an answer may already be on their way."""
         self.listening = False
         """Whether it is a stream that ends only when somebody closes it."""
+        self.busy: Callable[[], bool] = _never
+        """Whether such a stream is not to be closed by a worker that drains, since answers are still owed on it."""
         self.calls: Observer = UNMEASURED
         """Who wants to know how its calls end."""
         self._transport = transport
@@ -134,7 +136,7 @@ class Exchanges:
         """Abort everything, or only the streams that never end by themselves."""
         for members in tuple(self._by_connection.values()):
             for exchange in tuple(members):
-                if exchange.listening or not listening_only:
+                if not listening_only or (exchange.listening and not exchange.busy()):
                     exchange.abort(cause)
 
     def _arm(self, exchange: Exchange) -> None:
@@ -151,3 +153,7 @@ class Exchanges:
             exchange.abort(Cause.REVOKED)
         else:
             self._arm(exchange)
+
+
+def _never() -> bool:
+    return False

@@ -153,7 +153,7 @@ def check_routing(body: Body, headers: RoutingHeaders) -> bool:
         if len(values) > 1:
             raise HeaderMismatch(f"{header} is present more than once")
     version = headers.version[0] if headers.version else None
-    named = [_meta_version(message) for message in body.messages]
+    named = [meta_version(message) for message in body.messages]
     modern = (version is not None and version not in HANDSHAKE_VERSIONS) or any(
         found and value not in HANDSHAKE_VERSIONS for found, value in named
     )
@@ -197,7 +197,7 @@ def _check_name(message: RpcMessage, values: Sequence[str], required: bool) -> N
         raise HeaderMismatch("Mcp-Name does not match the body")
 
 
-def _meta_version(message: RpcMessage) -> tuple[bool, Any]:
+def meta_version(message: RpcMessage) -> tuple[bool, Any]:
     """(present, value) of the revision in `params._meta`; a repeated one counts as present and equal to nothing."""
     meta: Any = (message.params or {}).get("_meta")
     if not isinstance(meta, dict) or VERSION_META not in meta:

@@ -10,14 +10,14 @@ from aiohttp import web
 from multidict import CIMultiDict
 from structlog.typing import FilteringBoundLogger
 
-from toolbox_dtma.gateway import limits, parsing
+from toolbox_dtma.gateway import bodies, limits, parsing
 from toolbox_dtma.gateway.accounting import Meter
-from toolbox_dtma.gateway.admission import Ask, admit
+from toolbox_dtma.gateway.admission import MCP, Ask, admit, door_of
 from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
 from toolbox_dtma.gateway.headers import LAST_EVENT_ID, SESSION, HeaderRefused, upstream_headers
-from toolbox_dtma.gateway.http import broken
+from toolbox_dtma.gateway.http_sse.front import Front
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
 from toolbox_dtma.gateway.parsing import Body, BodyRefused, RpcId
 from toolbox_dtma.gateway.policy import (
@@ -39,15 +39,10 @@ from toolbox_dtma.gateway.refusal import (
 )
 from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS, Relay
 from toolbox_dtma.gateway.sessions import Binding
-from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.state import PolicyState, Target
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.throttle import FailureThrottle
 from toolbox_dtma.wire import GrantLimits
-from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
-
-BODY_SECONDS = 30.0
-"""Longest time a request body may take to arrive."""
 
 
 class Gateway:
@@ -62,6 +57,7 @@ class Gateway:
         stepper: Stepper,
         counts: limits.Counting,
         meter: Meter,
+        sse: Front,
         log: FilteringBoundLogger,
     ):
         self._state = state
@@ -71,6 +67,7 @@ class Gateway:
         self._stepper = stepper
         self._counts = counts
         self._meter = meter
+        self._sse = sse
         self._log = log
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -107,6 +104,8 @@ class Gateway:
         transport = request.transport
         with self._exchanges.enter(admitted, transport) as exchange, self._meter.settling(exchange):
             try:
+                if (door := door_of(request.raw_path)) != MCP:
+                    return await self._sse.answer(request, exchange, door)
                 if request.method == "POST":
                     call = await self._post_call(request, exchange, note, begun)
                 else:
@@ -133,13 +132,10 @@ class Gateway:
     ) -> Call:
         headers = request.headers
         try:
-            parsing.check_content(
-                *(headers.getall(name, []) for name in ("Content-Type", "Content-Encoding", "Transfer-Encoding"))
-            )
-            raw = await _read_body(request)
-            body = parsing.parse_body(raw) if is_quick(raw) else await self._stepper.run(parsing.parse_in_steps(raw))
+            raw = await bodies.read_json(request)
+            body = await bodies.parsed(raw, self._stepper)
         except BodyRefused as refused:
-            raise Refusal.rpc(400, "body", refused.code, refused.message, id=refused.id) from None
+            raise bodies.refused(refused) from None
         self._meter.begin(exchange, body, size=len(raw), begun=begun, headers=headers)
         first = body.messages[0]
         id_: RpcId = None if body.batch else first.id
@@ -273,33 +269,3 @@ class Gateway:
 
 def _origin(request: web.BaseRequest) -> dict[str, str]:
     return {"http_method": request.method, "source": request.remote or ""}
-
-
-async def _read_body(request: web.BaseRequest) -> bytes:
-    """The whole body. Raises `Refusal` 400, 413 or 408."""
-    if (request.content_length or 0) > MAX_REQUEST_BYTES:
-        raise _too_large()
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    raw = bytearray()
-    if request.content.is_eof():
-        # It came together with its head, as small ones do: there is nothing to wait for.
-        raw += request.content.read_nowait()
-        if len(raw) > MAX_REQUEST_BYTES:
-            raise _too_large()
-        return bytes(raw)
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.content.iter_any():
-                raw += chunk
-                if len(raw) > MAX_REQUEST_BYTES:
-                    raise _too_large()
-    except web.RequestPayloadError:
-        raise broken() from None
-    except TimeoutError:
-        raise Refusal.rpc(408, "slow-body", SERVER_ERROR, "The body did not arrive in time") from None
-    return bytes(raw)
-
-
-def _too_large() -> Refusal:
-    return Refusal.rpc(413, "too-large", SERVER_ERROR, f"A body may have at most {MAX_REQUEST_BYTES} bytes")

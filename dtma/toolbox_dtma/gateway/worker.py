@@ -20,8 +20,10 @@ from toolbox_dtma.gateway.clients import Clients, Share
 from toolbox_dtma.gateway.connection import Server
 from toolbox_dtma.gateway.control import Certificate, Control
 from toolbox_dtma.gateway.counts import Counts, SharedMemory
-from toolbox_dtma.gateway.draining import drain
+from toolbox_dtma.gateway.draining import LAST_SECONDS, drain
 from toolbox_dtma.gateway.exchanges import Exchanges
+from toolbox_dtma.gateway.http_sse.front import Front
+from toolbox_dtma.gateway.http_sse.inside import Inside
 from toolbox_dtma.gateway.link import Link
 from toolbox_dtma.gateway.listener import Listener
 from toolbox_dtma.gateway.probing import Probing
@@ -37,6 +39,8 @@ from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.link.messages import Cut, Vitals
 from toolbox_dtma.tls import server_context
 
+CLOSE_STREAMS_SECONDS = 1.5
+"""How long servers may take to hear that the sessions of HTTP+SSE clients are over."""
 SETTLE_SECONDS = 1.0
 """How long requests that were cut off at the end of the drain may take to notice."""
 HAND_OVER_SECONDS = 3.0
@@ -112,11 +116,18 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
     clients = Clients(Share(options.connections, options.per_source))
     async with UpstreamClient() as client:
         stepper = Stepper()
+        inside = Inside(
+            lambda request: gateway.handle(request),
+            lambda request, refusal: gateway.refused(request, refusal),
+            settings.clients,
+        )
+        sse = Front(inside, state, clients, stepper, log, unix_clock=time.time)
         relay = Relay(client, state, exchanges, stepper, unix_clock=time.time)
         throttle = FailureThrottle(monotonic=time.monotonic)
-        gateway = Gateway(state, exchanges, relay, throttle, stepper, counts, meter, log)
+        gateway: Gateway = Gateway(state, exchanges, relay, throttle, stepper, counts, meter, sse, log)
         server = Server(gateway.handle, settings.clients, clients, gateway.refused)
         probing = Probing(log)
+        await inside.start()
         await probing.start()
         link = Link(
             settings.socket,
@@ -148,6 +159,8 @@ async def serve(settings: GatewaySettings, options: argparse.Namespace, log: Fil
         await standing.ending.wait()
         log.info("draining", worker=options.name, running=exchanges.count, connections=clients.connections)
         await drain(listener, server, exchanges, seconds=settings.drain_seconds, patient=standing.replaced)
+        await sse.close(CLOSE_STREAMS_SECONDS)
+        await inside.close(LAST_SECONDS)
         await relay.close()
         patience = HAND_OVER_REPLACED_SECONDS if standing.replaced.is_set() else HAND_OVER_SECONDS
         await _hand_over(reporter, exchanges, patience, log)

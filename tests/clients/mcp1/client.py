@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from mcp import ClientSession, McpError, types
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 
@@ -25,10 +26,22 @@ async def main(given: dict[str, Any]) -> dict[str, Any]:
         return types.ElicitResult(action="accept", content={"value": "Ada"})
 
     @asynccontextmanager
+    async def streams(token: str) -> AsyncGenerator[tuple[Any, Any]]:
+        headers = {"Authorization": f"Bearer {token}"}
+        if given.get("transport") == "sse":
+            async with sse_client(given["url"], headers=headers) as (read, write):
+                yield read, write
+        else:
+            async with (
+                httpx.AsyncClient(headers=headers, timeout=30) as http,
+                streamable_http_client(given["url"], http_client=http) as (read, write, _),
+            ):
+                yield read, write
+
+    @asynccontextmanager
     async def connected(token: str) -> AsyncGenerator[ClientSession]:
         async with (
-            httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as http,
-            streamable_http_client(given["url"], http_client=http) as (read, write, _),
+            streams(token) as (read, write),
             ClientSession(read, write, elicitation_callback=asked) as session,
         ):
             await session.initialize()

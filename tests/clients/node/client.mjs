@@ -2,6 +2,7 @@
 import { text } from "node:stream/consumers";
 
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { SSEClientTransport } from "@modelcontextprotocol/sdk/client/sse.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import { ElicitRequestSchema } from "@modelcontextprotocol/sdk/types.js";
 
@@ -12,7 +13,8 @@ async function connected(token) {
   const client = new Client({ name: "typescript", version: "1.0.0" }, { capabilities: { elicitation: {} } });
   client.setRequestHandler(ElicitRequestSchema, () => ({ action: "accept", content: { value: "Ada" } }));
   const headers = { Authorization: `Bearer ${token}` };
-  await client.connect(new StreamableHTTPClientTransport(new URL(given.url), { requestInit: { headers } }));
+  const Transport = given.transport === "sse" ? SSEClientTransport : StreamableHTTPClientTransport;
+  await client.connect(new Transport(new URL(given.url), { requestInit: { headers } }));
   return client;
 }
 

@@ -15,8 +15,8 @@ from support.gateway.attack_requests import ATTACKS, Attack
 from support.gateway.raw_http import head_of
 from support.gateway.scene import Scene, prepared_scene
 from support.gateway.world import HOST
+from toolbox_dtma.gateway.bodies import BODY_SECONDS
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
-from toolbox_dtma.gateway.server import BODY_SECONDS
 
 pytestmark = pytest.mark.component
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from mcp_types import ElicitResult, TextContent
 
-from support.broker import eras_server, stdio_server
+from support.broker import eras_server
 from support.broker.programs import Script, Scripted, Spawned
+from support.broker.stdio_instances import TOOLS, stdio_instance
 from support.broker.world import Broker, running_broker
 from support.gateway.mcp_http import INITIALIZE, MODERN, RawSession, request, sdk_client
 from support.gateway.world import Connection, World, eventually, restricted
 from toolbox_dtma.link.broker import Closing, Refused, SessionRefused
-from toolbox_dtma.link.messages import ProbeResult, Surface
+from toolbox_dtma.link.messages import ProbeResult
 
 pytestmark = pytest.mark.component
-
-TOOLS = ("echo", "remember", "pid", "crash", "count", "ask_model", "ask_person")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +38,6 @@ async def script() -> AsyncGenerator[Script]:
     await script.close()
 
 
-def real(gateway: World, broker: Broker, **more: Any) -> str:
-    """An instance of the SDK's server on stdio."""
-    argv = [sys.executable, str(Path(stdio_server.__file__))]
-    instance = broker.dtma.instance(lambda _request: Spawned(argv))
-    return gateway.bridged(instance, broker.path, surface=Surface(tools=TOOLS), **more)
-
-
 async def opened(http: httpx.AsyncClient, connection: Connection, script: Script) -> tuple[RawSession, Scripted]:
     """A session and its process."""
     process, answer = await asyncio.gather(
@@ -56,7 +47,7 @@ async def opened(http: httpx.AsyncClient, connection: Connection, script: Script
 
 
 async def test_an_agent_uses_a_server_on_stdio_as_any_other_within_its_policy(gateway: World, broker: Broker) -> None:
-    instance = real(gateway, broker)
+    instance = stdio_instance(gateway, broker)
     connection = gateway.connect(instance, expose=restricted("echo", "ask_*", "count"))
 
     async def elicit(context: Any, params: Any) -> ElicitResult:
@@ -175,7 +166,7 @@ def probe(gateway: World, broker: Broker, instance: str, ticket: str, **more: An
 
 
 def test_a_probe_holds_its_conversation_in_a_session_of_its_own(gateway: World, broker: Broker) -> None:
-    instance = real(gateway, broker)
+    instance = stdio_instance(gateway, broker)
     result = probe(gateway, broker, instance, "ticket-8")
     report = result.report
     assert (report.ok, report.protocol_version, report.tools_total) == (True, MODERN, len(TOOLS)), report.message

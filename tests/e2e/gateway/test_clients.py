@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from localstack.processes import Supervisor
 from support.gateway.mcp_http import sdk_client
 from support.gateway.others import FASTMCP_TOOLS, conformance_server, fastmcp_server, findings
+from support.gateway.sse_client import sse_url
 from support.gateway.world import Connection, World, restricted
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +37,7 @@ def _check(found: dict[str, Any]) -> None:
     assert found["progress"] == [[1, 3], [2, 3], [3, 3]]
     assert REFUSED in found["hidden"]
     # Some show the status, the others the message that came with it.
-    assert any(words in found["wrong_token"] for words in ("401 Unauthorized", "A valid bearer token is needed"))
+    assert any(words in found["wrong_token"] for words in ("401", "A valid bearer token is needed"))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,13 @@ def test_a_client_of_the_handshake_era_works(
     found = findings(gateway, client, connection, tmp_path)
     _check(found)
     assert found["greeting"] == GREETING, "asked by the server in the middle of a call"
+
+
+@pytest.mark.parametrize("client", ["mcp1/client.py", "node/client.mjs"], ids=["mcp SDK 1.x", "TypeScript SDK"])
+def test_a_client_of_http_sse_works(gateway: World, connection: Connection, tmp_path: Path, client: str) -> None:
+    found = findings(gateway, client, replace(connection, url=sse_url(connection)), tmp_path, transport="sse")
+    _check(found)
+    assert found["greeting"] == GREETING
 
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])

@@ -145,6 +145,50 @@ SESSIONS = (
            length=False, headers=(("Mcp-Session-Id", "{session_reborn}"), ("Last-Event-ID", "{event_reborn}"))),
 )  # fmt: skip
 
+STREAM = "/servers/{instance}/sse"
+MESSAGES = "/servers/{instance}/messages?sessionId="
+SSE = (
+    Attack("a stream without a token", 401, "unauthorized", -32000, method="GET", path=STREAM, body=b"", length=False,
+           authorization=(), holder=False),
+    Attack("a stream of another server", 403, "other-instance", -32000, method="GET", path="/servers/{other}/sse",
+           body=b"", length=False),
+    Attack("a stream's door with a slash at the end", 404, "path", None, method="GET", path=STREAM + "/", body=b"",
+           length=False),
+    Attack("a message to a stream's door", 405, "method", -32000, path=STREAM),
+    Attack("listening at the door for messages", 405, "method", -32000, method="GET", body=b"", length=False,
+           path=MESSAGES + "{stream_limited}"),
+    Attack("a stream asked for by another site's page", 403, "origin", -32000, method="GET", path=STREAM, body=b"",
+           length=False, headers=(("Origin", "https://forged.example.com"),)),
+    Attack("a message without a token", 401, "unauthorized", -32000, path=MESSAGES + "{stream_limited}",
+           authorization=(), holder=False),
+    Attack("a message with a token nobody has", 401, "unauthorized", -32000, path=MESSAGES + "{stream_limited}",
+           authorization=("Bearer forged",), holder=False),
+    Attack("a message with a token in the query", 401, "unauthorized", -32000,
+           path=MESSAGES + "{stream_limited}&access_token={token}", authorization=(), holder=False),
+    Attack("a message from an address of one's own choice", 401, "unauthorized", -32000, holder=False,
+           path=MESSAGES + "{stream_limited}", authorization=(), headers=(("Mcp-Toolbox-Source", "forged"),)),
+    Attack("a message to a stream of another connection", 404, "session", -32001, path=MESSAGES + "{stream_open}"),
+    Attack("a message to a stream of another server", 404, "session", -32001, as_="open",
+           path=MESSAGES + "{stream_elsewhere}"),
+    Attack("a message to a stream of a revoked connection", 404, "session", -32001, as_="open",
+           path=MESSAGES + "{stream_revoked}"),
+    Attack("a message to another server, by one's own stream", 403, "other-instance", -32000,
+           path="/servers/{other}/messages?sessionId={stream_limited}"),
+    Attack("a message to no stream", 404, "session", -32001, path="/servers/{instance}/messages"),
+    Attack("a message to two streams", 404, "session", -32001,
+           path=MESSAGES + "{stream_limited}&sessionId={stream_limited}"),
+    Attack("a message to a stream that was altered", 404, "session", -32001, path=MESSAGES + "{stream_limited}A"),
+    Attack("a message to a stream without a tag", 404, "session", -32001, path=MESSAGES + "mt1.k1.forged."),
+    Attack("a session id for a stream", 404, "session", -32001, path=MESSAGES + "{session_limited}"),
+    Attack("a stream for a session id", 404, "session", -32001, headers=(("Mcp-Session-Id", "{stream_limited}"),)),
+    Attack("a message that two parsers could read differently", 400, "body", path=MESSAGES + "{stream_limited}",
+           body=raw('{"name":"get_time","Name":"get_forged"}')),
+    Attack("a message that is no JSON by its type", 400, "body", path=MESSAGES + "{stream_limited}",
+           content_type=("text/plain",)),
+    Attack("a message too large", 413, "too-large", -32000, path=MESSAGES + "{stream_limited}",
+           body=b" " * (4 * 1024 * 1024 + 1)),
+)  # fmt: skip
+
 BODIES = (
     Attack("UTF-16", 400, "body", -32700, body=json.dumps(FORGED).encode("utf-16")),
     Attack("UTF-16 without its mark", 400, "body", -32700, body=json.dumps(FORGED).encode("utf-16-le")),
@@ -281,4 +325,4 @@ FRAMING = (
     Attack("a path too long", 400, "http", path="/servers/{instance}/mcp?" + "forged" * 2000, holder=False),
 )  # fmt: skip
 
-ATTACKS = (*CREDENTIALS, *PLACES, *SESSIONS, *BODIES, *CALLS, *MIRRORS, *FRAMING)
+ATTACKS = (*CREDENTIALS, *PLACES, *SESSIONS, *SSE, *BODIES, *CALLS, *MIRRORS, *FRAMING)

@@ -174,10 +174,13 @@ def scripted_server(answer: Answer = accepted) -> Generator[ScriptedServer]:
     server, http = threads.call(start())
 
     async def stop() -> None:
-        server.close()
-        # What was accepted in this moment becomes a connection, which is then closed like the others.
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        # What was accepted in this moment becomes a connection, which is then closed like the others: not of a server
+        # that is closed already, which asyncio would leave open.
         for _ in range(3):
             await asyncio.sleep(0)
+        server.close()
         transports = [each.transport for each in http.connections]
         await http.shutdown(0.1)
         for transport in transports:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import socket
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -16,8 +17,8 @@ from aiohttp import web
 from support.gateway.attack_requests import CANARY
 from support.gateway.mcp_http import request
 from support.gateway.mcp_servers import Answer, ScriptedServer, Seen, accepted, scripted_server
-from support.gateway.raw_http import Reply, talk
-from support.gateway.world import Connection, World, credential, restricted, running_world
+from support.gateway.raw_http import Reply, head_of, talk
+from support.gateway.world import HOST, Connection, World, credential, restricted, running_world
 from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import Expose, NameFilter
 
@@ -30,6 +31,9 @@ NARROW = Expose(
     tools=LIMITED.tools, prompts=NameFilter(allow=("greet",)), resources=NameFilter(allow=("docs://one", "docs://o*"))
 )
 """The same for every kind of name."""
+
+STREAMING = ("limited", "open", "elsewhere", "revoked")
+"""Who has a stream of HTTP+SSE open."""
 
 
 def _opening(issued: list[str]) -> Answer:
@@ -86,7 +90,21 @@ class Scene:
         return found
 
 
-def _prepare(scene: Scene) -> None:
+def stream_of(scene: Scene, connection: Connection, streams: ExitStack) -> str:
+    """Opens a stream of HTTP+SSE, until the end of the stack; the signed part of where it says to POST."""
+    plain = streams.enter_context(socket.create_connection((HOST, scene.world.port), 30))
+    tls = streams.enter_context(scene.context.wrap_socket(plain, server_hostname=HOST))
+    lines = [("Host", HOST), ("Authorization", f"Bearer {connection.token}")]
+    tls.sendall(head_of(f"GET /servers/{connection.instance}/sse HTTP/1.1".encode(), lines))
+    told = b""
+    while b"\n\n" not in told.partition(b"event: endpoint")[2]:
+        more = tls.recv(4096)
+        assert more, told
+        told += more
+    return told.partition(b"sessionId=")[2].partition(b"\n")[0].decode()
+
+
+def _prepare(scene: Scene, streams: ExitStack) -> None:
     world = scene.world
     instance = world.instance(scene.script.port, surface=SURFACE)
     other = world.instance(scene.script.port, surface=SURFACE)
@@ -114,6 +132,8 @@ def _prepare(scene: Scene) -> None:
                 got = http.post(connection.url, json=request("initialize"), headers=connection.headers)
                 scene.values[f"session_{name}{nth}"] = got.headers["Mcp-Session-Id"]
                 scene.values[f"event_{name}{nth}"] = got.text.partition("id: ")[2].partition("\n")[0]
+    for name in STREAMING:
+        scene.values[f"stream_{name}"] = stream_of(scene, people[name], streams)
     scene.values["session_raw"] = issued[0]
     scene.script.answer = accepted
     world.change_instance(reborn, incarnation="the-next")
@@ -134,7 +154,7 @@ def bare_scene() -> Generator[Scene]:
 @contextmanager
 def prepared_scene() -> Generator[Scene]:
     """The same with everybody an attacker could want to be."""
-    with bare_scene() as scene:
-        _prepare(scene)
+    with bare_scene() as scene, ExitStack() as streams:
+        _prepare(scene, streams)
         scene.logged()
         yield scene
