@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 from typing import Any
 
 import httpx

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
-from toolbox_dtma.link.broker import Closing, Ended, Refused, SessionEnded, SessionOpened, Upstream
+from toolbox_dtma.link.broker import (
+    CloseSession,
+    Closing,
+    Ended,
+    OpenSession,
+    Refused,
+    SessionEnded,
+    SessionOpened,
+    Upstream,
+)
 from toolbox_dtma.link.messages import Change, GrantPolicy
 from toolbox_dtma.sessions import admission
 from toolbox_dtma.sessions.link import ControlLink
@@ -73,7 +82,7 @@ class Bench:
 
         async def listen() -> None:
             while (message := await link.receive()) is not None:
-                assert message.kind != "ready"
+                assert isinstance(message, OpenSession | CloseSession)
                 self.manager.broker_said(message)
 
         self.manager.broker_up(link)
