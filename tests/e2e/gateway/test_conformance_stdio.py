@@ -22,7 +22,7 @@ from toolbox_dtma.wire import HostConfig
 
 pytestmark = pytest.mark.e2e
 
-SPOKEN = ("2025-03-26", "2025-06-18", "2025-11-25")
+SPOKEN = ("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 """Revisions of servers on stdio."""
 ACCEPT = "application/json, text/event-stream"
 NOT_YET = "2026-07-28"
