@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 
 from localstack.processes import Supervisor
@@ -15,7 +14,6 @@ from support.broker.world import running_broker
 from support.conformance import forks
 from support.conformance.bearer_proxy import bearer_proxy
 from support.conformance.suite import Check, Run, Verdict
-from support.gateway.mcp_http import request
 from support.gateway.world import World
 from toolbox_dtma.link.messages import Change
 from toolbox_dtma.wire import HostConfig
@@ -24,9 +22,6 @@ pytestmark = pytest.mark.e2e
 
 SPOKEN = ("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28")
 """Revisions of servers on stdio."""
-ACCEPT = "application/json, text/event-stream"
-NOT_YET = "2026-07-28"
-"""The revision that has no sessions: the broker refuses it as a server does that knows none of its kind."""
 
 CANNOT_PASS: Mapping[str, str] = {
     "server-sse-polling": "streams of the broker have no event ids, since it keeps nothing of what it passed on"
@@ -78,10 +73,3 @@ def test_all_scenarios_pass_but_those_that_stdio_cannot(
 def test_what_stdio_cannot_pass_is_asked_for(runs: dict[str, Mapping[Check, Verdict]]) -> None:
     asked = {check.scenario for verdicts in runs.values() for check in verdicts}
     assert CANNOT_PASS.keys() <= asked, "a scenario that the suite no longer has"
-
-
-def test_a_revision_that_is_not_run_here_is_not_spoken(url: str) -> None:
-    headers = {"MCP-Protocol-Version": NOT_YET, "Mcp-Method": "server/discover", "Accept": ACCEPT}
-    meta = {"io.modelcontextprotocol/protocolVersion": NOT_YET}
-    answer = httpx.post(url, json=request("server/discover", {"_meta": meta}), headers=headers, timeout=30)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32000)
