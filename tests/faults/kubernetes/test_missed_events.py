@@ -103,7 +103,12 @@ def records(folder: Path, part: str, space: str) -> dict[str, dict[str, Any]]:
     """What the host keeps for a namespace, by object name."""
     found: dict[str, dict[str, Any]] = {}
     for path in folder.glob("*.json"):
-        kept = cast("dict[str, Any]", json.loads(path.read_text())[part])
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            # Removed between the look at its folder and this one.
+            continue
+        kept = cast("dict[str, Any]", json.loads(text)[part])
         if kept["namespace"] == space:
             found[kept["name"]] = kept
     return found
