@@ -79,6 +79,9 @@ async def story(scene: Scene, *, away: bool) -> Plain:
             await asyncio.to_thread(
                 until, "removed", lambda: instances_of(scene), lambda seen: seen == {kept.life.instance}, seconds=60
             )
+            # Its network and its volumes go after its container, and the record of it last.
+            record = crash.host.state_dir / "instances" / f"{gone.life.instance}.json"
+            await asyncio.to_thread(until, "forgotten", lambda: not record.exists(), seconds=60)
             await kept.until_done(kept.put_instance)
             return await settled(kept, None)
 
