@@ -29,8 +29,9 @@ from toolbox_dtma.broker.answers import (
 from toolbox_dtma.broker.control import NoSession
 from toolbox_dtma.broker.messages import INITIALIZE, Heard, Id, NotAMessage, read
 from toolbox_dtma.broker.outlets import Outlet
+from toolbox_dtma.broker.pipe import InputFull
 from toolbox_dtma.broker.routing import IdInUse, TooMany
-from toolbox_dtma.broker.session import InputFull, Owner, Session, SessionOver
+from toolbox_dtma.broker.session import Owner, Session, SessionOver
 from toolbox_dtma.broker.sessions import NotBegun, Sessions
 from toolbox_dtma.broker.stateless_face import StatelessFace
 from toolbox_dtma.gateway.headers import CONNECTION, PROBE, ROUTE, SESSION

@@ -1,55 +1,89 @@
-"""The streams of one process, for many who write and one who reads: bounded in time and in what all may hold."""
+"""What goes to a server and comes of it: many write, one reads, bounded in time and in what all of them hold."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.peer import Over
-from toolbox_dtma.broker.session import DOCUMENTS_AT_A_TIME, InputFull
-from toolbox_dtma.broker.streams import ProcessStreams
 from toolbox_dtma.link.broker import Closing
 
+DOCUMENTS_AT_A_TIME = 16
+"""Documents that are read before others have their turn."""
 
-class Pipe:
-    """Around a process's streams, as long as it is told to."""
 
-    def __init__(self, streams: ProcessStreams, budget: Budget, input_seconds: float) -> None:
-        """`input_seconds`: how long the process may take no input before a message is refused."""
+class InputFull(Exception):
+    """The server takes no input; nothing of the message has reached it."""
+
+
+class Streams(Protocol):
+    """As much of a `Peer` as a pipe needs."""
+
+    @property
+    def full(self) -> str:
+        """See `Peer`."""
+        ...
+
+    @property
+    def held(self) -> int:
+        """See `Peer`."""
+        ...
+
+    async def receive(self) -> Sequence[bytes]:
+        """See `Peer`."""
+        ...
+
+    async def room(self) -> None:
+        """See `Peer`."""
+        ...
+
+
+S = TypeVar("S", bound=Streams)
+
+
+class Pipe(Generic[S]):
+    """Around a server's streams, as long as it is told to."""
+
+    def __init__(self, streams: S, budget: Budget, input_seconds: float) -> None:
+        """`input_seconds`: how long the server may take no input before a message is refused."""
         self.streams = streams
         self._budget = budget
         self._input_seconds = input_seconds
         self._writing = asyncio.Lock()
         self._counted = 0
+        """Bytes that the budget knows of."""
         self._left = False
         budget.sessions += 1
 
-    async def write(self, message: bytes) -> None:
-        """Write a message, whole or not at all. Raises `InputFull`, `Over`."""
-        if not self._budget.has_room(len(message)):
+    async def write(self, size: int, say: Callable[[S], None]) -> None:
+        """Have `say` write so many bytes once there is room for them, or nothing at all. Raises `InputFull`, `Over`."""
+        if not self._budget.has_room(size):
             raise InputFull("the messages of all sessions take too much memory now")
-        self._budget.resize(0, len(message))
+        self._budget.resize(0, size)
         try:
             async with asyncio.timeout(self._input_seconds), self._writing:
                 await self.streams.room()
                 if self._left:
-                    raise Over(Closing.ENDED, "The server's process is used by nobody any more")
-                self.streams.say(message)
+                    raise Over(Closing.ENDED, "The server is used by nobody any more")
+                say(self.streams)
         except TimeoutError:
             raise InputFull(self.streams.full) from None
         finally:
-            self._budget.resize(len(message), 0)
+            self._budget.resize(size, 0)
 
     async def read(self, heard: Callable[[bytes], Awaitable[None]], held: Callable[[], int]) -> NoReturn:
-        """Give every line to `heard`. `held`: bytes of it that wait elsewhere. Raises `Over`, and what `heard` does."""
-        lines = 0
+        """Give every document to `heard`. `held`: bytes of them that wait elsewhere.
+
+        Raises `Over`, and what `heard` does.
+        """
+        documents = 0
         while True:
-            for line in await self.streams.receive():
-                await heard(line)
-                lines += 1
-                if lines % DOCUMENTS_AT_A_TIME == 0:
+            for document in await self.streams.receive():
+                await heard(document)
+                documents += 1
+                if documents % DOCUMENTS_AT_A_TIME == 0:
                     await asyncio.sleep(0)
             holds = self.streams.held + held()
             self._count(holds)

@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from toolbox_dtma.broker.budget import Budget
 from toolbox_dtma.broker.messages import Heard, Id, Message, NotAMessage, read
 from toolbox_dtma.broker.outlets import Outlet, Said
 from toolbox_dtma.broker.peer import Over, Peer
+from toolbox_dtma.broker.pipe import Pipe
 from toolbox_dtma.broker.routing import Fate, Place, Routes
 from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.gateway.parsing import Kind
@@ -21,22 +22,11 @@ from toolbox_dtma.gateway.refusal import SERVER_ERROR, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.link.broker import Closing
 
-DOCUMENTS_AT_A_TIME = 16
-"""Documents that are read before other sessions have their turn."""
-
 CANCELLED_MESSAGE = "The request was cancelled"
 
 
 class SessionOver(Exception):
     """The session has ended; the text is for the client."""
-
-
-class InputFull(Exception):
-    """The server takes no input; nothing of the message has reached it."""
-
-
-class _TooMuch(Exception):
-    """All sessions together hold too much, and this one more than its part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +98,11 @@ class Session:
         self._idle_seconds = idle_seconds
         self._peer = peer
         self._shared = shared
+        self._pipe = Pipe(peer, shared.budget, shared.patience.input)
         self._loop = asyncio.get_running_loop()
         self._routes = Routes()
         self._outlets: dict[int, Outlet] = {}
         self._numbers = itertools.count(1)
-        self._writing = asyncio.Lock()
-        self._counted = 0
-        """Bytes that the budget knows of."""
         self._lost_messages = 0
         """Without anybody who could be told."""
         self.over: str | None = None
@@ -124,7 +112,6 @@ class Session:
         self._touched = self._loop.time()
         self._timers: set[asyncio.TimerHandle] = set()
         self._later(self._idle_seconds, self._check_idle)
-        shared.budget.sessions += 1
         self._reading = asyncio.create_task(self._read())
 
     @property
@@ -195,8 +182,7 @@ class Session:
         self._outlets.clear()
         self._peer.abort()
         self._reading.cancel()
-        self._shared.budget.sessions -= 1
-        self._count(0)
+        self._pipe.leave()
         self._shared.keeper.over(self, why)
 
     async def exited(self, message: str) -> None:
@@ -216,21 +202,14 @@ class Session:
 
     async def _write(self, messages: Sequence[Message], version: str | None) -> None:
         """Raises `SessionOver`, `InputFull`."""
-        budget, size = self._shared.budget, sum(len(message.raw) for message in messages)
-        if not budget.has_room(size):
-            raise InputFull("the messages of all sessions take too much memory now")
-        budget.resize(0, size)
+
+        def say(peer: Peer) -> None:
+            peer.write(messages, self._lost, version)
+
         try:
-            async with asyncio.timeout(self._shared.patience.input), self._writing:
-                await self._peer.room()
-                self._check()
-                self._peer.write(messages, self._lost, version)
-        except TimeoutError:
-            raise InputFull(self._peer.full) from None
+            await self._pipe.write(sum(len(message.raw) for message in messages), say)
         except Over as over:
             raise SessionOver(self.over or over.message) from None
-        finally:
-            budget.resize(size, 0)
         self._touch()
 
     def _lost(self, message: Message, why: str) -> None:
@@ -249,13 +228,11 @@ class Session:
 
     async def _read(self) -> None:
         try:
-            await self._read_all()
+            await self._pipe.read(self._deliver, self._held)
         except Over as over:
             self._at_end(over)
         except NotAMessage as error:
             self.end(Closing.PROTOCOL, f"{self._peer.not_a_message}: {error}")
-        except _TooMuch:
-            self.end(Closing.PROTOCOL, "The server wrote more than can be held for it now")
 
     def _at_end(self, over: Over) -> None:
         if over.why is not Closing.ENDED:
@@ -265,19 +242,8 @@ class Session:
         else:
             self.end(over.why, self._with_last_words(over.message))
 
-    async def _read_all(self) -> NoReturn:
-        """Raises `Over`, `NotAMessage`, `_TooMuch`."""
-        documents = 0
-        while True:
-            for document in await self._peer.receive():
-                await self._deliver(document)
-                documents += 1
-                if documents % DOCUMENTS_AT_A_TIME == 0:
-                    await asyncio.sleep(0)
-            held = self._peer.held + self._routes.kept_bytes + sum(each.held for each in self._outlets.values())
-            self._count(held)
-            if self._shared.budget.is_excessive(held):
-                raise _TooMuch
+    def _held(self) -> int:
+        return self._routes.kept_bytes + sum(outlet.held for outlet in self._outlets.values())
 
     async def _deliver(self, document: bytes) -> None:
         heard = run(read(document)) if is_quick(document) else await self._shared.turns.run(read(document))
@@ -321,10 +287,6 @@ class Session:
 
         handle = self._loop.call_later(seconds, due)
         self._timers.add(handle)
-
-    def _count(self, held: int) -> None:
-        self._shared.budget.resize(self._counted, held)
-        self._counted = held
 
     async def ended(self) -> None:
         """Wait until nothing of it runs any more."""

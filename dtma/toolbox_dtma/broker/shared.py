@@ -15,9 +15,9 @@ from toolbox_dtma.broker.messages import NotAMessage
 from toolbox_dtma.broker.outlets import Outlet, Said
 from toolbox_dtma.broker.param_headers import Param
 from toolbox_dtma.broker.peer import Over
-from toolbox_dtma.broker.pipe import Pipe
+from toolbox_dtma.broker.pipe import InputFull, Pipe
 from toolbox_dtma.broker.rewriting import Mark, Marked, read
-from toolbox_dtma.broker.session import InputFull, Owner, Patience, SessionOver
+from toolbox_dtma.broker.session import Owner, Patience, SessionOver
 from toolbox_dtma.broker.streams import ProcessStreams
 from toolbox_dtma.broker.turns import Turns
 from toolbox_dtma.gateway.parsing import Kind
@@ -49,7 +49,7 @@ class SharedProcess:
         opened: SessionOpened,
         instance: str,
         owner: Owner,
-        pipe: Pipe,
+        pipe: Pipe[ProcessStreams],
         *,
         patience: Patience,
         turns: Turns,
@@ -202,7 +202,7 @@ class SharedProcess:
     async def _write(self, message: bytes) -> None:
         """Raises `SessionOver`, `InputFull`."""
         try:
-            await self._pipe.write(message)
+            await self._pipe.write(len(message), lambda streams: streams.say(message))
         except Over as over:
             raise SessionOver(self.over or over.message) from None
         self._touch()

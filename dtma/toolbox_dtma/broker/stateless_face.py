@@ -23,9 +23,10 @@ from toolbox_dtma.broker.calls import METHOD_NOT_FOUND, Call
 from toolbox_dtma.broker.control import NoSession
 from toolbox_dtma.broker.messages import CANCELLED, INITIALIZE, PROGRESS, Id, NotAMessage
 from toolbox_dtma.broker.outlets import Outlet, Said
+from toolbox_dtma.broker.pipe import InputFull
 from toolbox_dtma.broker.rewriting import MAX_ID_BYTES, Mark, Marked, Unclear, read
 from toolbox_dtma.broker.routing import TooMany
-from toolbox_dtma.broker.session import InputFull, Owner, SessionOver
+from toolbox_dtma.broker.session import Owner, SessionOver
 from toolbox_dtma.broker.shared import SharedProcess, Stated
 from toolbox_dtma.broker.stateless import OtherEra, Stateless
 from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR, Kind

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Awaitable
 
 import structlog
 
 from toolbox_dtma.engine.api import EngineUnavailable, Holder, Seen, Wanted
 from toolbox_dtma.engine.deployment import Deployment, decide_deployment, deployed, fits, has_sessions, prefix_for
-from toolbox_dtma.engine.failures import DockerRefused, Failure, cannot_execute, create_failure, start_failure
+from toolbox_dtma.engine.exits import explained
+from toolbox_dtma.engine.failures import DockerRefused, Failure, create_failure, start_failure
 from toolbox_dtma.engine.images import Reference
-from toolbox_dtma.engine.logs import read_tail
 from toolbox_dtma.engine.memory import Memory, same_request
 from toolbox_dtma.engine.models import Container
 from toolbox_dtma.engine.observe import Observed, as_seen, deployment_seen, observe, without_sight
@@ -24,9 +23,6 @@ from toolbox_dtma.engine.world import World
 from toolbox_dtma.wire import DesiredInstance, InstancePhase, InstanceReason, InstanceState
 
 log = structlog.stdlib.get_logger(__name__)
-
-_EXEC_FAILED = frozenset({126, 127})
-_INIT_COMPLAINT = re.compile(rb"\[FATAL tini \(\d+\)\] exec (?P<what>.+) failed: (?P<why>.+)")
 
 
 class RemovalBlocked(EngineUnavailable):
@@ -191,7 +187,7 @@ class Converger:
             await self._report(observed, step, step.container)
             return self._spares.pause(observed.spares)
         if step.container is not None:
-            step = await self._explained(step, step.container)
+            step = await explained(self._world.client, step, step.container)
         await self._report(observed, step, step.container)
         return max(0.001, self._memory.restart_at - self._world.clock())
 
@@ -380,17 +376,6 @@ class Converger:
         self.engine_lost(message)
         # The watch wakes everyone as soon as the engine is back; this is for an engine that hangs on one call.
         return self._world.jittered(self._world.timings.retry_max)
-
-    async def _explained(self, step: Step, container: Container) -> Step:
-        """An exit because the init process found no program is a failed start."""
-        if container.state.exit_code not in _EXEC_FAILED:
-            return step
-        tail = await read_tail(self._world.client, container.id, lines=5)
-        found = _INIT_COMPLAINT.search(tail)
-        if found is None:
-            return step
-        failure = cannot_execute(found["what"].decode(errors="replace"), found["why"].decode(errors="replace"))
-        return Step(step.do, step.phase, failure.reason, container, failure.message)
 
     # Reporting
 

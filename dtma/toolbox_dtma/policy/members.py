@@ -98,6 +98,16 @@ class Members:
         obeyed = any(m.connected and m.acked >= revision for m in self._members.values())
         return not self.behind(revision) and (obeyed or not somewhere)
 
+    def why_pending(self, revision: int) -> str:
+        """Who keeps `revision` from being in force."""
+        behind = self.behind(revision)
+        if not behind:
+            return "no gateway worker is connected"
+        lost = sum(not member.connected for member in behind)
+        return (
+            f"{len(behind) - lost} gateway workers have not acknowledged yet, {lost} without a connection may still run"
+        )
+
     def owing(self, revision: int) -> bool:
         """Whether any connected member has yet to acknowledge `revision`, or a lost one may act on older policy."""
         return bool(self.behind(revision) or self.overdue(revision))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -33,6 +31,7 @@ from toolbox_dtma.link.messages import (
     ProbeResult,
     Vitals,
 )
+from toolbox_dtma.link.sockets import bound
 from toolbox_dtma.policy.contents import Contents, split
 from toolbox_dtma.policy.members import Members
 from toolbox_dtma.policy.process import Processes, ProcessId, peer_of
@@ -159,7 +158,7 @@ class PolicyServer:
             async with asyncio.timeout(self._timings.ack_deadline), self._changed:
                 await self._changed.wait_for(lambda: self.in_force(revision, somewhere=somewhere))
         except TimeoutError:
-            raise AckPending(self._why_pending(revision)) from None
+            raise AckPending(self._members.why_pending(revision)) from None
 
     async def apply(self, change: Change, *, somewhere: bool = True) -> int:
         """`publish` and wait. Raises `AckPending` after the deadline; the change stays."""
@@ -167,29 +166,10 @@ class PolicyServer:
         await self.settled(revision, somewhere=somewhere)
         return revision
 
-    def _why_pending(self, revision: int) -> str:
-        behind = self._members.behind(revision)
-        if not behind:
-            return "no gateway worker is connected"
-        lost = sum(not member.connected for member in behind)
-        return (
-            f"{len(behind) - lost} gateway workers have not acknowledged yet, {lost} without a connection may still run"
-        )
-
     # ---------------------------------------------------------------- serving
     async def run(self, *, started: asyncio.Event) -> None:
         """Serve until cancelled. `started` is set once workers can connect."""
-        self._socket_path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Nobody else may connect between bind and chmod.
-        previous_mask = os.umask(0o177)
-        try:
-            listener.bind(str(self._socket_path))
-        finally:
-            os.umask(previous_mask)
-        os.chown(self._socket_path, -1, self._gateway[1])
-        self._socket_path.chmod(0o660)
-        server = await asyncio.start_unix_server(self._accepted, sock=listener)
+        server = await asyncio.start_unix_server(self._accepted, sock=bound(self._socket_path, self._gateway[1]))
         try:
             started.set()
             await self._tend()

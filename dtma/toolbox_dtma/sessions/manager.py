@@ -372,9 +372,7 @@ class SessionManager:
         try:
             while True:
                 self._wake.clear()
-                pause = min(
-                    self._review(), *(self._tend(*item) for item in tuple(self._instances.items())), _LONGEST_SLEEP
-                )
+                pause = min([self._review(), *(self._tend(*item) for item in tuple(self._instances.items()))])
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.001, pause)):
                         await self._wake.wait()

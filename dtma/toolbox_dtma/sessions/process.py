@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from toolbox_dtma.link.broker import BACKLOG, BrokerPing, BrokerPong, BrokerReady, CloseSession, OpenSession
+from toolbox_dtma.link.sockets import bound
 from toolbox_dtma.sessions.link import ControlLink, LinkBroken
 from toolbox_dtma.settings import Timings
 
@@ -142,17 +143,8 @@ class Broker:
     @contextlib.contextmanager
     def _bound(self) -> Generator[socket.socket]:
         """The listening socket, the same for every broker: who connects while one is replaced waits for the next."""
-        self.path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            # Nobody else may connect between bind and chmod.
-            previous_mask = os.umask(0o177)
+        with bound(self.path, self._gid) as listening:
             try:
-                listening.bind(str(self.path))
-            finally:
-                os.umask(previous_mask)
-            try:
-                os.chown(self.path, -1, self._gid)
-                self.path.chmod(0o660)
                 listening.listen(BACKLOG)
                 yield listening
             finally:

@@ -90,6 +90,9 @@ MIN_BODY, MAX_REQUEST, MAX_RESPONSE = "1Ki", "4Mi", "1Ti"
 MIN_CALL, MAX_CALL = "1s", "1h"
 MIN_IDLE, MAX_IDLE = "1s", "24h"
 
+MOST_OF_ANYBODY = ", the most that the gateway takes of anybody"
+OR_NO_LIMIT = ", or leave it out for no limit"
+
 
 def _matches(pattern: str) -> tuple[str, Callable[[Any], bool]]:
     """The CEL and the predicate of "the value matches"; `pattern` is in the common subset of RE2 and Python."""
@@ -199,17 +202,27 @@ def _between(parse: Callable[[str], int], low: str, high: str) -> Callable[[Any]
     return lambda value: parse(low) <= parse(str(value)) <= parse(high)
 
 
-def _quantity_cel(low: str, high: str) -> str:
+def _quantity(path: str, what: str, parse: Callable[[str], int], low: str, high: str, advice: str = "") -> Rule:
     value = "quantity(string(self))"
     within = f"{value}.compareTo(quantity('{low}')) >= 0 && {value}.compareTo(quantity('{high}')) <= 0"
-    return f"isQuantity(string(self)) && {within}"
+    return Rule(
+        path=path,
+        cel=f"isQuantity(string(self)) && {within}",
+        message=f"choose a {what} from {low} to {high}{advice}",
+        predicate=_between(parse, low, high),
+    )
 
 
-def _duration_cel(low: str, high: str) -> str:
+def _duration(path: str, low: str, high: str, advice: str = "") -> Rule:
     # CEL runs although the schema's pattern failed, and duration() of a malformed text is an error of its own.
     wellformed, _ = _matches(DURATION_PATTERN)
     within = f"duration(self) >= duration('{low}') && duration(self) <= duration('{high}')"
-    return f"self.size() > 1 && {wellformed} && {within}"
+    return Rule(
+        path=path,
+        cel=f"self.size() > 1 && {wellformed} && {within}",
+        message=f"choose a duration from {low} to {high}{advice}",
+        predicate=_between(parse_duration, low, high),
+    )
 
 
 def _listening_only(field: str, message: str) -> Rule:
@@ -245,12 +258,7 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
         _name(Kind.TOOLBOX),
         _base_url("spec.endpoint", "https://203.0.113.10:30000"),
         _base_url("spec.gatewayURL", "https://toolbox.example.com:30443"),
-        Rule(
-            path="spec.leaseDuration",
-            cel=_duration_cel(MIN_LEASE, MAX_LEASE),
-            message=f"choose a duration from {MIN_LEASE} to {MAX_LEASE}",
-            predicate=_between(parse_duration, MIN_LEASE, MAX_LEASE),
-        ),
+        _duration("spec.leaseDuration", MIN_LEASE, MAX_LEASE),
         *_choice_of_namespaces("spec.allowedServers.namespaces"),
     ),
     Kind.MCP_SERVER: (
@@ -284,12 +292,7 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
             predicate=lambda spec: "sessions" not in spec or spec["transport"] == "stdio",
             field="sessions",
         ),
-        Rule(
-            path="spec.sessions.idleTimeout",
-            cel=_duration_cel(MIN_IDLE, MAX_IDLE),
-            message=f"choose a duration from {MIN_IDLE} to {MAX_IDLE}",
-            predicate=_between(parse_duration, MIN_IDLE, MAX_IDLE),
-        ),
+        _duration("spec.sessions.idleTimeout", MIN_IDLE, MAX_IDLE),
         _image(),
         _http_path(),
         _approved_hash(),
@@ -305,18 +308,8 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
             message="set exactly one of secretKeyRef and configMapKeyRef",
             predicate=lambda source: ("secretKeyRef" in source) != ("configMapKeyRef" in source),
         ),
-        Rule(
-            path="spec.resources.limits.memory",
-            cel=_quantity_cel(MIN_MEMORY, MAX_MEMORY),
-            message=f"choose a memory limit from {MIN_MEMORY} to {MAX_MEMORY}",
-            predicate=_between(parse_memory, MIN_MEMORY, MAX_MEMORY),
-        ),
-        Rule(
-            path="spec.resources.limits.cpu",
-            cel=_quantity_cel(MIN_CPU, MAX_CPU),
-            message=f"choose a CPU limit from {MIN_CPU} to {MAX_CPU}",
-            predicate=_between(parse_cpu, MIN_CPU, MAX_CPU),
-        ),
+        _quantity("spec.resources.limits.memory", "memory limit", parse_memory, MIN_MEMORY, MAX_MEMORY),
+        _quantity("spec.resources.limits.cpu", "CPU limit", parse_cpu, MIN_CPU, MAX_CPU),
         *_volumes(),
     ),
     Kind.CONNECTION: (
@@ -348,24 +341,23 @@ RULES: dict[Kind, tuple[Rule | Immutable, ...]] = {
             accepted=lambda resolved: resolved.secret_name,
             field="spec.secretName",
         ),
-        Rule(
-            path="spec.limits.maxRequestBytes",
-            cel=_quantity_cel(MIN_BODY, MAX_REQUEST),
-            message=f"choose a size from {MIN_BODY} to {MAX_REQUEST}, the most that the gateway takes of anybody",
-            predicate=_between(parse_memory, MIN_BODY, MAX_REQUEST),
+        _quantity(
+            "spec.limits.maxRequestBytes",
+            "size",
+            parse_memory,
+            MIN_BODY,
+            MAX_REQUEST,
+            ", the most that the gateway takes of anybody",
         ),
-        Rule(
-            path="spec.limits.maxResponseBytes",
-            cel=_quantity_cel(MIN_BODY, MAX_RESPONSE),
-            message=f"choose a size from {MIN_BODY} to {MAX_RESPONSE}, or leave it out for no limit",
-            predicate=_between(parse_memory, MIN_BODY, MAX_RESPONSE),
+        _quantity(
+            "spec.limits.maxResponseBytes",
+            "size",
+            parse_memory,
+            MIN_BODY,
+            MAX_RESPONSE,
+            ", or leave it out for no limit",
         ),
-        Rule(
-            path="spec.limits.callTimeout",
-            cel=_duration_cel(MIN_CALL, MAX_CALL),
-            message=f"choose a duration from {MIN_CALL} to {MAX_CALL}, or leave it out for no limit",
-            predicate=_between(parse_duration, MIN_CALL, MAX_CALL),
-        ),
+        _duration("spec.limits.callTimeout", MIN_CALL, MAX_CALL, ", or leave it out for no limit"),
     ),
 }
 

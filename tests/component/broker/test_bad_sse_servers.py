@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
+from localstack.ports import free_port
 from support.broker.client import RawSession, initialize, open_session, unix_http
 from support.broker.inside import Inside, inside
 from support.broker.sse_script import STREAM, Exchange, SseScript, sse_script
 from support.broker.world import Broker
 from support.gateway.mcp_http import request
-from support.gateway.world import free_port
 from toolbox_dtma.broker.session import Patience
 from toolbox_dtma.broker.sse import MAX_POSTS, Deadlines
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES

@@ -16,7 +16,8 @@ from support.broker.client import headers_of, open_session, path_of, unix_http
 from support.broker.programs import Script
 from support.broker.world import Broker, running_broker
 from support.gateway.mcp_http import INITIALIZE, request
-from support.gateway.world import UNPRIVILEGED, eventually
+from support.gateway.threads import eventually
+from support.gateway.world import UNPRIVILEGED
 from toolbox_dtma.link.broker import Closing
 
 pytestmark = pytest.mark.component

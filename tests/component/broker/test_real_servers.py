@@ -21,7 +21,7 @@ from support.broker.client import sdk_client
 from support.broker.programs import Process, Spawned
 from support.broker.world import Broker
 from support.gateway.mcp_http import MODERN
-from support.gateway.world import eventually
+from support.gateway.threads import eventually
 from toolbox_dtma.link.broker import Closing, OpenSession, Upstream
 
 pytestmark = pytest.mark.component

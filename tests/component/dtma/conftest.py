@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 import structlog
@@ -50,6 +51,13 @@ async def host(open_folder: Path) -> AsyncGenerator[DtmaHost]:
     finally:
         host.engine.removable.set()
         await host.stop()
+
+
+@pytest_asyncio.fixture
+async def api(host: DtmaHost) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of its owner."""
+    async with host.client() as client:
+        yield client
 
 
 @pytest_asyncio.fixture

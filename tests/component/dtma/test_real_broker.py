@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from localstack.kubernetes import REPOSITORY
-from support.dtma.host import FAST, DtmaHost, FakeEngine, eventually, grant_body, stdio_body
+from support.dtma.host import FAST, DtmaHost, FakeEngine, eventually, grant_body, ready, stdio_body
 from support.dtma.probing import ProbingWorker
 from support.dtma.sessions import until
 from support.dtma.worker import connected
@@ -97,18 +97,11 @@ async def real(open_folder: Path, children: list[Child], monkeypatch: pytest.Mon
         async with connected(ProbingWorker(), host.socket_path), host.client() as api:
             (await api.put("/v2/instances/i-1", json=stdio_body())).raise_for_status()
             (await api.put("/v2/grants/c-1", json=grant_body())).raise_for_status()
-            await ready(api)
+            await ready(api, seconds=40)
             yield host
     finally:
         await host.stop()
     assert not host.engine.processes
-
-
-async def ready(api: httpx.AsyncClient) -> dict[str, Any]:
-    async def look() -> dict[str, Any]:
-        return (await api.get("/v2/instances/i-1")).raise_for_status().json()["observed"]
-
-    return await eventually(look, lambda seen: seen["phase"] == "Ready", "ready", seconds=40)
 
 
 @asynccontextmanager
@@ -131,7 +124,7 @@ async def post(client: httpx.AsyncClient, method: str, session: str | None = Non
 
 async def test_dtma_and_broker_understand_each_other(real: DtmaHost) -> None:
     async with real.client() as api:
-        seen = await ready(api)
+        seen = await ready(api, seconds=40)
     assert seen["probe"]["serverInfo"]["name"] == "talking" and seen["probe"]["toolsTotal"] == 1
     await until(lambda: not real.engine.processes, "the probe's process to go")
 

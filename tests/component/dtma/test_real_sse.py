@@ -15,13 +15,13 @@ import pytest
 import pytest_asyncio
 
 from localstack.kubernetes import REPOSITORY
+from localstack.ports import free_port
 from support.broker.client import initialize, unix_http
 from support.broker.sse_script import STREAM, Exchange, SseScript, sse_script
 from support.dtma.host import FAST, DtmaHost, eventually, grant_body, sse_body
 from support.dtma.probing import ProbingWorker
 from support.dtma.worker import connected
 from support.gateway.mcp_http import request
-from support.gateway.world import free_port
 from toolbox_dtma.gateway.headers import CONNECTION, SESSION
 from toolbox_dtma.sessions.process import Child, spawner
 

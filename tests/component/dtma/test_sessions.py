@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import stat
 import time
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from support.dtma.host import DtmaHost, code_of, eventually, grant_body, instance_body, stdio_body
+from support.dtma.host import DtmaHost, code_of, eventually, grant_body, instance_body, observed, ready, stdio_body
 from support.dtma.sessions import ScriptedBroker, until
 from support.dtma.worker import ScriptedWorker, fails, works
 from toolbox_dtma.engine.api import SessionExit
@@ -22,21 +21,6 @@ from toolbox_dtma.link.messages import InstanceRoute, ProbeRequest, ProbeResult
 from toolbox_dtma.wire import InstanceReason, ProbeReport
 
 pytestmark = pytest.mark.component
-
-
-@pytest_asyncio.fixture
-async def api(host: DtmaHost) -> AsyncGenerator[httpx.AsyncClient]:
-    async with host.client() as client:
-        yield client
-
-
-async def observed(api: httpx.AsyncClient, instance: str = "i-1") -> dict[str, Any]:
-    answer = await api.get(f"/v2/instances/{instance}")
-    return answer.raise_for_status().json()["observed"]
-
-
-async def ready(api: httpx.AsyncClient, instance: str = "i-1") -> dict[str, Any]:
-    return await eventually(lambda: observed(api, instance), lambda o: o["phase"] == "Ready", "ready")
 
 
 async def put(api: httpx.AsyncClient, **changes: Any) -> None:

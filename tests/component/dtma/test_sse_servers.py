@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from support.dtma.host import DtmaHost, eventually, grant_body, sse_body
+from support.dtma.host import DtmaHost, eventually, grant_body, observed, ready, sse_body
 from support.dtma.sessions import ScriptedBroker, until
 from support.dtma.worker import ScriptedWorker, fails, works
 from toolbox_dtma.link.broker import Ended, Refused, SessionEnded, Upstream
@@ -18,20 +17,6 @@ from toolbox_dtma.link.messages import InstanceRoute, ProbeRequest, ProbeResult
 pytestmark = pytest.mark.component
 
 HERE = Upstream(address="127.0.0.1", port=3001, path="/sse")
-
-
-@pytest_asyncio.fixture
-async def api(host: DtmaHost) -> AsyncGenerator[httpx.AsyncClient]:
-    async with host.client() as client:
-        yield client
-
-
-async def observed(api: httpx.AsyncClient) -> dict[str, Any]:
-    return (await api.get("/v2/instances/i-1")).raise_for_status().json()["observed"]
-
-
-async def ready(api: httpx.AsyncClient) -> dict[str, Any]:
-    return await eventually(lambda: observed(api), lambda o: o["phase"] == "Ready", "ready")
 
 
 async def put(api: httpx.AsyncClient, **changes: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 import httpx
 import pytest
 
+from support.gateway.limited import Held
 from support.gateway.mcp_servers import RealServer, ScriptedServer, real_server, scripted_server
 from support.gateway.world import World, running_world
 
@@ -44,3 +45,11 @@ async def http(gateway: World) -> AsyncGenerator[httpx.AsyncClient]:
     """A plain HTTP client that trusts the gateway's CA."""
     async with httpx.AsyncClient(verify=gateway.tls.client_context(), timeout=15, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture
+def held() -> Generator[tuple[ScriptedServer, Held]]:
+    """The server and its switch."""
+    switch = Held()
+    with scripted_server(switch.answer) as script:
+        yield script, switch

@@ -10,7 +10,9 @@ import pytest
 
 from support.gateway.mcp_http import request
 from support.gateway.mcp_servers import ScriptedServer
-from support.gateway.world import HOST, World, credential, eventually
+from support.gateway.threads import eventually
+from support.gateway.tls import HOST
+from support.gateway.world import World, credential
 
 pytestmark = pytest.mark.component
 

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from support.gateway.mcp_http import MODERN, call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
-from support.gateway.world import Connection, World, eventually, restricted
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, restricted
 from toolbox_dtma.link.calls import CallEntry
 
 pytestmark = pytest.mark.component

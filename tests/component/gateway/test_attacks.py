@@ -14,7 +14,7 @@ import pytest
 from support.gateway.attack_requests import ATTACKS, Attack
 from support.gateway.raw_http import head_of
 from support.gateway.scene import Scene, prepared_scene
-from support.gateway.world import HOST
+from support.gateway.tls import HOST
 from toolbox_dtma.gateway.bodies import BODY_SECONDS
 from toolbox_dtma.gateway.methods import KNOWN_REQUESTS
 

@@ -10,7 +10,7 @@ import pytest
 from support.gateway.attack_answers import ANSWERS, Hostile
 from support.gateway.raw_http import head_of, raw_server
 from support.gateway.scene import LIMITED, SURFACE, Scene, bare_scene
-from support.gateway.world import HOST
+from support.gateway.tls import HOST
 
 pytestmark = pytest.mark.component
 

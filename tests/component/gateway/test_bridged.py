@@ -17,7 +17,8 @@ from support.broker.programs import Script, Scripted, Spawned
 from support.broker.stdio_instances import TOOLS, stdio_instance
 from support.broker.world import Broker, running_broker
 from support.gateway.mcp_http import INITIALIZE, MODERN, RawSession, request, sdk_client
-from support.gateway.world import Connection, World, eventually, restricted
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, restricted
 from toolbox_dtma.link.broker import Closing, Refused, SessionRefused
 from toolbox_dtma.link.messages import ProbeResult
 

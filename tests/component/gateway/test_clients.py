@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 
 from support.gateway.mcp_servers import ScriptedServer, Seen, scripted_server
-from support.gateway.world import Connection, World, eventually, running_world
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, running_world
 
 pytestmark = pytest.mark.component
 

@@ -12,7 +12,9 @@ from aiohttp import web
 from support.gateway.mcp_http import MODERN, call, request
 from support.gateway.mcp_servers import ScriptedServer, Seen, raw_answer, scripted_server
 from support.gateway.raw_http import head_of, talk
-from support.gateway.world import HOST, World, eventually, restricted, running_world
+from support.gateway.threads import eventually
+from support.gateway.tls import HOST
+from support.gateway.world import World, restricted, running_world
 
 pytestmark = pytest.mark.component
 

@@ -21,7 +21,8 @@ from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import Answer, ScriptedServer, Seen, accepted, raw_answer
 from support.gateway.odd_json import bodies
 from support.gateway.raw_http import head_of, talk
-from support.gateway.world import HOST, World, restricted
+from support.gateway.tls import HOST
+from support.gateway.world import World, restricted
 
 pytestmark = pytest.mark.component
 

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from support.gateway.mcp_http import call
 from support.gateway.mcp_servers import ScriptedServer, Seen, json_answer, scripted_server
-from support.gateway.world import Connection, World, eventually, running_world
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, running_world
 
 pytestmark = pytest.mark.component
 

@@ -10,7 +10,9 @@ from aiohttp import web
 
 from support.gateway.mcp_http import RawSession, call, messages, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer
-from support.gateway.world import World, by_outcome, credential, eventually, new_key_ring
+from support.gateway.scripted_dtma import new_key_ring
+from support.gateway.threads import eventually
+from support.gateway.world import World, by_outcome, credential
 from toolbox_dtma.link.messages import Change, KeyRing
 
 pytestmark = pytest.mark.component

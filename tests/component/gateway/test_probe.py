@@ -15,9 +15,11 @@ import pytest
 import structlog
 from aiohttp import web
 
+from localstack.ports import free_port
 from support.gateway.mcp_http import MODERN
 from support.gateway.mcp_servers import Answer, RealServer, ScriptedServer, Seen, raw_answer
-from support.gateway.world import World, eventually, free_port, running_world
+from support.gateway.threads import eventually
+from support.gateway.world import World, running_world
 from toolbox_dtma.gateway import probing
 from toolbox_dtma.link.messages import ProbeRequest, Surface
 

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, real_server, scripted_server
-from support.gateway.world import Connection, World, eventually, running_world
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, running_world
 from toolbox_dtma.link.messages import Change, Delta, KeyRing, Ping, Snapshot
 
 pytestmark = pytest.mark.component

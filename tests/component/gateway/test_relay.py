@@ -15,9 +15,11 @@ import pytest
 from aiohttp import web
 from mcp_types import TextContent
 
+from localstack.ports import free_port
 from support.gateway.mcp_http import MODERN, call, messages, open_session, request, sdk_client
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
-from support.gateway.world import HOST, World, free_port
+from support.gateway.tls import HOST
+from support.gateway.world import World
 
 pytestmark = pytest.mark.component
 

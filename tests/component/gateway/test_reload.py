@@ -19,7 +19,8 @@ from aiohttp import web
 
 from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import ScriptedServer, scripted_server
-from support.gateway.world import Connection, World, eventually, running_world
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, running_world
 from support.pairs import Authority, replace, serial, served_serial
 from toolbox_dtma.wire import GrantLimits
 

@@ -16,7 +16,9 @@ from aiohttp import web
 from support.gateway.event_store import MemoryEvents
 from support.gateway.mcp_http import RawSession, call, messages, open_session, request
 from support.gateway.mcp_servers import ScriptedServer, Seen, raw_answer, real_server
-from support.gateway.world import Connection, World, eventually, new_key_ring
+from support.gateway.scripted_dtma import new_key_ring
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World
 from toolbox_dtma.link.messages import Change, KeyRing
 from toolbox_dtma.wire import Expose, NameFilter
 

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from support.gateway.mcp_http import MODERN, call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
-from support.gateway.world import Connection, World, credential, eventually, restricted
+from support.gateway.threads import eventually
+from support.gateway.world import Connection, World, credential, restricted
 
 pytestmark = pytest.mark.component
 

@@ -19,7 +19,8 @@ from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.session_server import said, scripted
 from support.gateway.sse_client import sdk_sse_client, serves, sse_client, sse_url, worker_of
-from support.gateway.world import World, eventually, restricted
+from support.gateway.threads import eventually
+from support.gateway.world import World, restricted
 from toolbox_dtma.wire import GrantLimits
 
 pytestmark = pytest.mark.component

@@ -17,7 +17,8 @@ from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, scripted_server
 from support.gateway.session_server import scripted
 from support.gateway.sse_client import peer_address, sse_client, worker_of
-from support.gateway.world import World, eventually, running_world
+from support.gateway.threads import eventually
+from support.gateway.world import World, running_world
 
 pytestmark = pytest.mark.component
 

@@ -14,37 +14,19 @@ import pytest_asyncio
 
 from support.async_poll import until
 from support.dtma.host import DtmaHost
+from support.dtma.wanted import DESIRED, GRANT, INSTANCE, settings_of
 from support.dtma.worker import ScriptedWorker, connected
 from support.reconcilers.fakes import Asked, Leading
-from toolbox_dtma.wire import Credential, DesiredInstance, Grant, InstancePhase, ProblemCode, canonical_hash
+from toolbox_dtma.wire import InstancePhase, ProblemCode, canonical_hash
 from toolbox_operator.api.meta import Key, Kind
 from toolbox_operator.domain.host import HostState, HostView
-from toolbox_operator.hosts.api import HostProblem, HostSettings
+from toolbox_operator.hosts.api import HostProblem
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.runtime import SystemClock, Timings
 
 pytestmark = pytest.mark.component
 
 TOOLBOX = Key("mcp-system", "tbx-1")
-INSTANCE = "0f2d3c4b-5a69-4788-9c0d-1e2f3a4b5c6d"
-DESIRED = DesiredInstance(
-    uid="uid-1",
-    namespace="team-a",
-    name="time",
-    generation=1,
-    inputs_hash="0" * 64,
-    image="registry.example.com/mcp-time:1.4",
-    port=3001,
-    path="/mcp",
-)
-GRANT = Grant(
-    namespace="team-a",
-    name="bot-time",
-    generation=1,
-    instance=INSTANCE,
-    agent="research-bot",
-    credentials=(Credential(value="a" * 64),),
-)
 
 
 @pytest_asyncio.fixture
@@ -74,16 +56,8 @@ class Operator:
         )
         self._dtma = dtma
 
-    def settings(self, token: str | None = None) -> HostSettings:
-        return HostSettings(
-            endpoint=f"https://127.0.0.1:{self._dtma.port}",
-            token=token or (self._dtma.state_dir / "token").read_text().strip(),
-            gateway_url="https://toolbox.example.com:30443",
-            ca_pem=(self._dtma.state_dir / "ca.crt").read_text(),
-        )
-
     async def ensure(self, token: str | None = None) -> None:
-        await self.hosts.ensure(TOOLBOX, "toolbox-uid", self.settings(token), lease=40.0)
+        await self.hosts.ensure(TOOLBOX, "toolbox-uid", settings_of(self._dtma, token), lease=40.0)
 
     def view(self) -> HostView:
         view = self.hosts.view(TOOLBOX)

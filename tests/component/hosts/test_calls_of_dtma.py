@@ -18,15 +18,15 @@ import pytest
 
 from support.async_poll import until
 from support.dtma.host import DtmaHost
+from support.dtma.wanted import DESIRED, GRANT, INSTANCE, settings_of
 from support.dtma.worker import ScriptedWorker, connected
 from support.reconcilers.fakes import Asked, Leading
 from toolbox_dtma.link.calls import CallEntry
 from toolbox_dtma.link.messages import TO_WORKER, Calls, CallsTaken
 from toolbox_dtma.settings import Bounds
-from toolbox_dtma.wire import CallOutcome, CallRecord, Credential, DesiredInstance, Grant
+from toolbox_dtma.wire import CallOutcome, CallRecord
 from toolbox_operator.api.meta import Key
 from toolbox_operator.domain.host import HostState, HostView
-from toolbox_operator.hosts.api import HostSettings
 from toolbox_operator.hosts.registry import Hosts
 from toolbox_operator.runtime import SystemClock, Timings
 from toolbox_operator.store.ids import uuid7
@@ -34,25 +34,7 @@ from toolbox_operator.store.ids import uuid7
 pytestmark = pytest.mark.component
 
 TOOLBOX = Key("mcp-system", "tbx-1")
-INSTANCE, CONNECTION = "0f2d3c4b-5a69-4788-9c0d-1e2f3a4b5c6d", "1f2d3c4b-5a69-4788-9c0d-1e2f3a4b5c6d"
-DESIRED = DesiredInstance(
-    uid="uid-1",
-    namespace="team-a",
-    name="time",
-    generation=1,
-    inputs_hash="0" * 64,
-    image="registry.example.com/mcp-time:1.4",
-    port=3001,
-    path="/mcp",
-)
-GRANT = Grant(
-    namespace="team-a",
-    name="bot-time",
-    generation=1,
-    instance=INSTANCE,
-    agent="research-bot",
-    credentials=(Credential(value="a" * 64),),
-)
+CONNECTION = "1f2d3c4b-5a69-4788-9c0d-1e2f3a4b5c6d"
 TIMINGS = Timings(
     backoff_first=0.05, backoff_max=0.2, host_call=3.0, host_silence=1.0, calls_active=0.01, calls_idle=0.02
 )
@@ -122,12 +104,6 @@ class Sink:
 async def operator(dtma: DtmaHost, sink: Sink) -> AsyncGenerator[Hosts]:
     """An operator process in contact with the host."""
     hosts = Hosts(leadership=Leading(), queue=Asked(), clock=SystemClock(), timings=TIMINGS, calls=sink)
-    settings = HostSettings(
-        endpoint=f"https://127.0.0.1:{dtma.port}",
-        token=(dtma.state_dir / "token").read_text().strip(),
-        gateway_url="https://toolbox.example.com:30443",
-        ca_pem=(dtma.state_dir / "ca.crt").read_text(),
-    )
 
     def view() -> HostView:
         found = hosts.view(TOOLBOX)
@@ -135,7 +111,7 @@ async def operator(dtma: DtmaHost, sink: Sink) -> AsyncGenerator[Hosts]:
         return found
 
     try:
-        await hosts.ensure(TOOLBOX, "toolbox-uid", settings, lease=40.0)
+        await hosts.ensure(TOOLBOX, "toolbox-uid", settings_of(dtma), lease=40.0)
         await until("identified", lambda: view().host_id)
         hosts.admit(TOOLBOX, view().host_id or "")
         await until("reachable", lambda: view().state, lambda state: state is HostState.REACHABLE)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from localstack.processes import Supervisor
 from support.broker.programs import Spawned
-from support.broker.world import running_broker
 from support.conformance import forks
-from support.conformance.bearer_proxy import bearer_proxy
-from support.conformance.suite import Check, Run, Verdict
+from support.conformance.bridged import bridged, judged
+from support.conformance.suite import Verdicts, not_passed
 from support.gateway.world import World
-from toolbox_dtma.link.messages import Change
-from toolbox_dtma.wire import HostConfig
 
 pytestmark = pytest.mark.e2e
 
@@ -31,45 +27,21 @@ CANNOT_PASS: Mapping[str, str] = {
 
 
 @pytest.fixture(scope="module")
-def url(gateway: World, supervisor: Supervisor, state_folder: Path) -> Generator[str]:
-    """Where the suite finds the server; the suite itself has no token."""
+def runs(
+    gateway: World, supervisor: Supervisor, state_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[dict[str, Verdicts]]:
     argv = forks.launcher(supervisor, state_folder / "conformance-forks.sock")
-    with ExitStack() as stack:
-        broker = stack.enter_context(running_broker(unprivileged=True))
-        instance = gateway.bridged(broker.dtma.instance(lambda _asked: Spawned(argv)), broker.path)
-        connection = gateway.connect(instance)
-        found = stack.enter_context(bearer_proxy(connection, gateway.tls.client_context()))
-        origin = found.removesuffix(f"/servers/{instance}/mcp")
-        gateway.dtma.apply(Change(config=HostConfig(gateway_url=gateway.base, allowed_origins=(origin,))))
+    folder = tmp_path_factory.mktemp("conformance-stdio")
+    with bridged(gateway, lambda _asked: Spawned(argv)) as url, judged(url, SPOKEN, folder) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
-def runs(url: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Mapping[Check, Verdict]]]:
-    """What the suite says, by revision; all of them at the same time."""
-    folder = tmp_path_factory.mktemp("conformance-stdio")
-    started = {revision: Run(url, revision, folder / revision) for revision in SPOKEN}
-    try:
-        yield {revision: run.verdicts() for revision, run in started.items()}
-    finally:
-        for run in started.values():
-            run.stop()
-
-
 @pytest.mark.parametrize("revision", SPOKEN)
-def test_all_scenarios_pass_but_those_that_stdio_cannot(
-    runs: dict[str, Mapping[Check, Verdict]], revision: str
-) -> None:
-    verdicts = runs[revision]
-    failed = {str(check): f"{said.status}: {said.message}" for check, said in verdicts.items() if not said.passed}
-    scenarios = {check.scenario for check in verdicts}
-    own = {check: said for check, said in verdicts.items() if check.id != "wire-schema-valid"}
-    passed = {check.scenario for check, said in own.items() if said.status == "SUCCESS"}
-    # Failed, or nothing of it was checked.
-    not_passed = {name.partition(":")[0] for name in failed} | (scenarios - passed)
-    assert not_passed == scenarios & CANNOT_PASS.keys(), failed
+def test_all_scenarios_pass_but_those_that_stdio_cannot(runs: dict[str, Verdicts], revision: str) -> None:
+    failed = not_passed(runs[revision])
+    assert failed.keys() == {check.scenario for check in runs[revision]} & CANNOT_PASS.keys(), failed
 
 
-def test_what_stdio_cannot_pass_is_asked_for(runs: dict[str, Mapping[Check, Verdict]]) -> None:
+def test_what_stdio_cannot_pass_is_asked_for(runs: dict[str, Verdicts]) -> None:
     asked = {check.scenario for verdicts in runs.values() for check in verdicts}
     assert CANNOT_PASS.keys() <= asked, "a scenario that the suite no longer has"

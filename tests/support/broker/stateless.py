@@ -95,3 +95,51 @@ async def answers(process: Scripted, result: dict[str, Any]) -> dict[str, Any]:
     asked = await process.heard()
     process.say({"jsonrpc": "2.0", "id": asked["id"], "result": result})
     return asked
+
+
+def result(id: Any, **members: Any) -> dict[str, Any]:
+    """An answer."""
+    return {"jsonrpc": "2.0", "id": id, "result": members}
+
+
+def note(method: str, **params: Any) -> dict[str, Any]:
+    """A notification."""
+    return {"jsonrpc": "2.0", "method": f"notifications/{method}", "params": params}
+
+
+def progress(number: Any, step: int) -> dict[str, Any]:
+    """How far a request is."""
+    return note("progress", progressToken=number, progress=step)
+
+
+def changed(subscription: Any, method: str = "tools/list_changed") -> dict[str, Any]:
+    """Something on a subscription."""
+    return note(method, _meta={SUBSCRIPTION: subscription})
+
+
+async def begun(
+    http: httpx.AsyncClient, instance: str, process: Scripted, *bodies: dict[str, Any]
+) -> list[tuple[asyncio.Future[httpx.Response], dict[str, Any]]]:
+    """Requests under way, in this order, each with what the process heard of it."""
+    running: list[tuple[asyncio.Future[httpx.Response], dict[str, Any]]] = []
+    for body in bodies:
+        asked = asyncio.ensure_future(post(http, instance, body))
+        running.append((asked, await process.heard()))
+    return running
+
+
+@asynccontextmanager
+async def streaming_listen(
+    http: httpx.AsyncClient, instance: str, process: Scripted, id: Any
+) -> AsyncGenerator[tuple[Events, int]]:
+    """A subscription that was acknowledged."""
+
+    async def begins() -> int:
+        number = (await process.heard())["id"]
+        process.say(changed(number, "subscriptions/acknowledged"))
+        return number
+
+    number = asyncio.ensure_future(begins())
+    async with streaming(http, instance, asking(LISTEN, id, notifications={})) as events:
+        assert await events.next() == changed(id, "subscriptions/acknowledged")
+        yield events, await number

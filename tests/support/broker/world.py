@@ -19,7 +19,8 @@ from localstack import runtime
 from localstack.processes import Command, User, launcher
 from support.async_poll import until
 from support.broker.programs import Process, Program
-from support.gateway.world import UNPRIVILEGED, eventually
+from support.gateway.threads import eventually
+from support.gateway.world import UNPRIVILEGED
 from toolbox_dtma.link.broker import (
     FROM_BROKER,
     MAX_PACKET_BYTES,

@@ -16,7 +16,9 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from support.gateway.world import HOST, Connection, LoopThread
+from support.gateway.threads import LoopThread
+from support.gateway.tls import HOST
+from support.gateway.world import Connection
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "content-length"})
 _OF_THE_CLIENT = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")

@@ -22,6 +22,9 @@ _SEVERITY = ("FAILURE", "WARNING", "SUCCESS", "SKIPPED", "INFO")
 """Worst first: a check that is repeated counts as its worst occurrence."""
 
 
+UNCHECKED = "nothing was checked"
+
+
 class SuiteError(Exception):
     """The suite itself did not run as it should; the message has the end of its output."""
 
@@ -50,6 +53,9 @@ class Verdict:
         return self.status not in ("FAILURE", "WARNING")
 
 
+Verdicts = Mapping[Check, Verdict]
+
+
 class Run:
     """The suite at work."""
 
@@ -75,7 +81,7 @@ class Run:
             self._process.kill()
             self._process.wait(10)
 
-    def verdicts(self, *, seconds: float = 240.0) -> Mapping[Check, Verdict]:
+    def verdicts(self, *, seconds: float = 240.0) -> Verdicts:
         """Waits for the end; the worst verdict of every check.
 
         Raises:
@@ -109,3 +115,16 @@ def _scenario(folder: str) -> str:
 
 def _verdict(check: Mapping[str, Any]) -> Verdict:
     return Verdict(check["status"], str(check.get("errorMessage") or ""))
+
+
+def not_passed(verdicts: Verdicts) -> dict[str, str]:
+    """Scenarios of which a check failed, or none said anything, and what they said."""
+    scenarios = {check.scenario for check in verdicts}
+    # Valid messages are checked in every scenario, whatever it is about.
+    own = {check: said for check, said in verdicts.items() if check.id != "wire-schema-valid"}
+    passed = {check.scenario for check, said in own.items() if said.status == "SUCCESS"}
+    found = dict.fromkeys(sorted(scenarios - passed), UNCHECKED)
+    for check, said in verdicts.items():
+        if not said.passed:
+            found[check.scenario] = f"{check.id}: {said.status}: {said.message}"
+    return found

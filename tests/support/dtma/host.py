@@ -333,6 +333,16 @@ async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool]
         await asyncio.sleep(0.01)
 
 
+async def observed(api: httpx.AsyncClient, instance: str = "i-1") -> dict[str, Any]:
+    """What DTMA says of an instance now."""
+    return (await api.get(f"/v2/instances/{instance}")).raise_for_status().json()["observed"]
+
+
+async def ready(api: httpx.AsyncClient, instance: str = "i-1", seconds: float = 5) -> dict[str, Any]:
+    """The same once it is ready."""
+    return await eventually(lambda: observed(api, instance), lambda o: o["phase"] == "Ready", "ready", seconds)
+
+
 def code_of(response: httpx.Response) -> str:
     """The problem code of a refusal, which must be a well-formed problem."""
     assert response.headers["content-type"] == "application/problem+json", response.text

@@ -14,7 +14,9 @@ from aiohttp import web
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.streamable_http import EventStore
 
-from support.gateway.world import HOST, LoopThread, eventually, free_port
+from localstack.ports import free_port
+from support.gateway.threads import LoopThread, eventually
+from support.gateway.tls import HOST
 from toolbox_dtma.link.messages import Surface
 
 EVERYDAY = Surface(

@@ -9,7 +9,9 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from support.gateway.world import HOST, LoopThread, World
+from support.gateway.threads import LoopThread
+from support.gateway.tls import HOST
+from support.gateway.world import World
 
 
 @dataclass(frozen=True)

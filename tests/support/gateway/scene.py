@@ -18,7 +18,8 @@ from support.gateway.attack_requests import CANARY
 from support.gateway.mcp_http import request
 from support.gateway.mcp_servers import Answer, ScriptedServer, Seen, accepted, scripted_server
 from support.gateway.raw_http import Reply, head_of, talk
-from support.gateway.world import HOST, Connection, World, credential, restricted, running_world
+from support.gateway.tls import HOST
+from support.gateway.world import Connection, World, credential, restricted, running_world
 from toolbox_dtma.link.messages import Surface
 from toolbox_dtma.wire import Expose, NameFilter
 

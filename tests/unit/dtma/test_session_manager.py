@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,24 +10,23 @@ from typing import Any
 
 import pytest
 
-from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
+from support.dtma.managed import Managed, grant
+from support.dtma.sessions import ScriptedBroker, until
 from toolbox_dtma.engine.api import EngineUnavailable, SessionExit
 from toolbox_dtma.engine.failures import Failure
 from toolbox_dtma.link.broker import (
     CloseSession,
     Closing,
     Ended,
-    OpenSession,
     Refused,
     SessionEnded,
     SessionOpened,
     SessionRefused,
 )
-from toolbox_dtma.link.messages import Change, GrantPolicy
-from toolbox_dtma.sessions.link import ControlLink
-from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
+from toolbox_dtma.link.messages import Change
+from toolbox_dtma.sessions.manager import BrokerAway
 from toolbox_dtma.settings import Timings
-from toolbox_dtma.wire import Credential, Expose, InstanceReason, SessionCounts, Sessions
+from toolbox_dtma.wire import InstanceReason, SessionCounts, Sessions
 
 TIMINGS = Timings(
     session_last_words=0.3,
@@ -41,38 +38,12 @@ TIMINGS = Timings(
 )
 
 
-def grant(uid: str, instance: str = "i-1", **changes: Any) -> GrantPolicy:
-    fields: dict[str, Any] = {
-        "uid": uid, "instance": instance, "credentials": (Credential(value="a" * 64),),
-        "server_expose": Expose(), "expose": Expose(),
-    }  # fmt: skip
-    return GrantPolicy(**(fields | changes))
-
-
 @dataclass
-class Bench:
-    """A manager with one deployed instance, `i-1`, and connections `c-1` to `c-9` that may use it."""
+class Bench(Managed):
+    """With one deployed instance, `i-1`."""
 
-    engine: FakeSessions = field(default_factory=FakeSessions)
-    grants: dict[str, GrantPolicy] = field(default_factory=lambda: {f"c-{n}": grant(f"c-{n}") for n in range(1, 10)})
-    changed: list[str] = field(default_factory=list[str])
+    timings: Timings = TIMINGS
     terms: Sessions = field(default_factory=lambda: Sessions(max_sessions=3, idle_seconds=60.0))
-
-    def __post_init__(self) -> None:
-        self.needed = False
-        self.manager = SessionManager(
-            engine=self.engine,
-            socket_path="/run/broker.sock",
-            grants=lambda: self.grants,
-            need_broker=self._need,
-            timings=TIMINGS,
-            now=lambda: datetime.now(UTC),
-            clock=asyncio.get_running_loop().time,
-        )
-        self.manager.on_change = self.changed.append
-
-    def _need(self) -> None:
-        self.needed = True
 
     def deploy(self, incarnation: str | None = "one", **terms: Any) -> None:
         if incarnation is None:
@@ -82,34 +53,12 @@ class Bench:
         self.terms = self.terms.model_copy(update=terms)
         self.manager.deploy("i-1", self.terms, incarnation)
 
-    @contextlib.asynccontextmanager
-    async def broker(self) -> AsyncGenerator[ScriptedBroker]:
-        """A broker that is up; its end at the end."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, socket.create_server(("127.0.0.1", 0)) as listener:
-            broker = await Brokers(ready=False)(listener, theirs)
-        link = ControlLink(ours)
-
-        async def listen() -> None:
-            while (message := await link.receive()) is not None:
-                assert isinstance(message, OpenSession | CloseSession)
-                self.manager.broker_said(message)
-
-        self.manager.broker_up(link)
-        try:
-            async with running(asyncio.create_task(listen())):
-                yield broker
-        finally:
-            self.manager.broker_down()
-            link.close()
-            broker.kill()
-
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[Bench]:
     bench = Bench()
     bench.deploy()
-    async with running(asyncio.create_task(bench.manager.run())):
+    async with bench.running():
         yield bench
     assert not bench.engine.processes, "a process outlived the manager"
 

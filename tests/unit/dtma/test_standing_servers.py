@@ -3,103 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from support.dtma.sessions import Brokers, FakeSessions, ScriptedBroker, running, until
+from support.dtma.managed import Managed, grant
+from support.dtma.sessions import ScriptedBroker, until
 from toolbox_dtma.link.broker import (
-    CloseSession,
     Closing,
     Ended,
-    OpenSession,
     Refused,
     SessionEnded,
     SessionOpened,
     Upstream,
 )
-from toolbox_dtma.link.messages import Change, GrantPolicy
+from toolbox_dtma.link.messages import Change
 from toolbox_dtma.sessions import admission
-from toolbox_dtma.sessions.link import ControlLink
-from toolbox_dtma.sessions.manager import BrokerAway, SessionManager
+from toolbox_dtma.sessions.manager import BrokerAway
 from toolbox_dtma.sessions.records import PROBE_IDLE_SECONDS
 from toolbox_dtma.settings import Timings
-from toolbox_dtma.wire import Credential, Expose, Sessions
+from toolbox_dtma.wire import Sessions
 
 HERE = Upstream(address="10.0.0.2", port=3001, path="/sse")
 ELSEWHERE = HERE.model_copy(update={"path": "/events"})
 
 
-def grant(uid: str, **changes: Any) -> GrantPolicy:
-    fields: dict[str, Any] = {
-        "uid": uid, "instance": "i-1", "credentials": (Credential(value="a" * 64),),
-        "server_expose": Expose(), "expose": Expose(),
-    }  # fmt: skip
-    return GrantPolicy(**(fields | changes))
-
-
 @dataclass
-class Bench:
-    """A manager with one server that stands, `i-1`, and connections `c-1` and `c-2` that may use it."""
+class Bench(Managed):
+    """With one server that stands, `i-1`."""
 
-    engine: FakeSessions = field(default_factory=FakeSessions)
-    grants: dict[str, GrantPolicy] = field(default_factory=lambda: {uid: grant(uid) for uid in ("c-1", "c-2")})
-    changed: list[str] = field(default_factory=list[str])
-
-    def __post_init__(self) -> None:
-        self.needed = False
-        self.manager = SessionManager(
-            engine=self.engine,
-            socket_path="/run/broker.sock",
-            grants=lambda: self.grants,
-            need_broker=self._need,
-            timings=Timings(broker_patience=0.05),
-            now=lambda: datetime.now(UTC),
-            clock=asyncio.get_running_loop().time,
-        )
-        self.manager.on_change = self.changed.append
-
-    def _need(self) -> None:
-        self.needed = True
+    timings: Timings = field(default_factory=lambda: Timings(broker_patience=0.05))
 
     @property
     def incarnation(self) -> str | None:
         bridge = self.manager.bridge("i-1")
         return bridge.incarnation if bridge is not None else None
 
-    @contextlib.asynccontextmanager
-    async def broker(self) -> AsyncGenerator[ScriptedBroker]:
-        """A broker that is up; its end at the end."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, socket.create_server(("127.0.0.1", 0)) as listener:
-            broker = await Brokers(ready=False)(listener, theirs)
-        link = ControlLink(ours)
-
-        async def listen() -> None:
-            while (message := await link.receive()) is not None:
-                assert isinstance(message, OpenSession | CloseSession)
-                self.manager.broker_said(message)
-
-        self.manager.broker_up(link)
-        try:
-            async with running(asyncio.create_task(listen())):
-                yield broker
-        finally:
-            self.manager.broker_down()
-            link.close()
-            broker.kill()
-
 
 @pytest.fixture
 async def bench() -> AsyncGenerator[Bench]:
     bench = Bench()
     bench.manager.stand("i-1", HERE, "one")
-    async with running(asyncio.create_task(bench.manager.run())):
+    async with bench.running():
         yield bench
     assert not bench.engine.made, "a container was made for a session"
 
@@ -123,7 +70,7 @@ async def test_a_session_is_told_where_the_server_is_and_for_how_long_it_may_be_
 
 
 async def test_who_has_no_grant_for_it_gets_nothing(bench: Bench, broker: ScriptedBroker) -> None:
-    bench.grants["c-3"] = grant("c-3", instance="i-2")
+    bench.grants["c-3"] = grant("c-3", "i-2")
     for connection in ("stranger", "", "c-3"):
         assert (await broker.refused("i-1", connection)).why is Refused.UNKNOWN
 

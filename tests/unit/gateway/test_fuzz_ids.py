@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.fuzz import examples
-from support.gateway.world import new_key_ring
+from support.gateway.scripted_dtma import new_key_ring
 from toolbox_dtma.gateway.event_ids import EventIds
 from toolbox_dtma.gateway.sessions import Binding, SessionIds
 from toolbox_dtma.link.messages import KeyRing
