@@ -6,8 +6,8 @@ BIN := .venv/bin
 PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
-# Two test processes, of which most of the time one waits for a server.
-SIDE_BY_SIDE := $(PYTHON) -m localstack.with_engine $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# More test processes than cores: much of the time, most of them wait for a server.
+SIDE_BY_SIDE := $(PYTHON) -m localstack.with_engine $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup prepare demo test test-unit test-faults test-install bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
 

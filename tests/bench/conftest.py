@@ -13,6 +13,7 @@ from localstack.kubernetes import REPOSITORY
 from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.registry import Registry
+from support.bench.elsewhere import others_last
 from support.bench.measure import Report, machine
 from support.bench.system import Bench, Size, bench, start, versions
 from support.system.world import World
@@ -76,3 +77,10 @@ def own(system: World) -> Generator[Bench]:
     with bench(system) as own:
         own.await_records()
         yield own
+
+
+@pytest.fixture
+def host_first(own: Bench) -> Generator[None]:
+    """What production has on other machines leaves the cores to the host meanwhile."""
+    with others_last(own.world.stack.supervisor):
+        yield

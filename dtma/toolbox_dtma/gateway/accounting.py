@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from json.encoder import encode_basestring
 from typing import Any, cast
 
@@ -182,6 +181,30 @@ class Measured(Observer):
         self._meter.ended(len(self._calls))
 
 
+class Settling:
+    """Records the calls of an exchange when a `with` block ends, by how it ends."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange):
+        self._exchange = exchange
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        exchange = self._exchange
+        if error is None:
+            exchange.calls.settle(_unanswered(exchange))
+        elif isinstance(error, Refusal):
+            exchange.calls.sent(len(error.body))
+            ended = exchange.aborted in {None, Cause.TIMEOUT}
+            exchange.calls.settle(refused_outcome(error) if ended else CallOutcome.CANCELLED, refused=True)
+        else:
+            ordinary = isinstance(error, Exception) and not isinstance(error, ConnectionError)
+            exchange.calls.settle(CallOutcome.UPSTREAM_ERROR if ordinary else cancelled_outcome(exchange))
+
+
 class Meter:
     """Writes records to the backlog, and counts refusals."""
 
@@ -214,23 +237,6 @@ class Meter:
             bytes_in=size,
             version=versions[0] if len(versions) == 1 and _VERSION.fullmatch(versions[0]) else None,
         )
-
-    @contextmanager
-    def settling(self, exchange: Exchange) -> Generator[None]:
-        """Record the exchange's calls when the block ends, by how it ends."""
-        try:
-            yield
-        except Refusal as refusal:
-            exchange.calls.sent(len(refusal.body))
-            ended = exchange.aborted in {None, Cause.TIMEOUT}
-            exchange.calls.settle(refused_outcome(refusal) if ended else CallOutcome.CANCELLED, refused=True)
-            raise
-        except BaseException as error:
-            ordinary = isinstance(error, Exception) and not isinstance(error, ConnectionError)
-            exchange.calls.settle(CallOutcome.UPSTREAM_ERROR if ordinary else cancelled_outcome(exchange))
-            raise
-        else:
-            exchange.calls.settle(_unanswered(exchange))
 
     def refused(self, reason: str) -> None:
         """The gateway answered a request by itself."""

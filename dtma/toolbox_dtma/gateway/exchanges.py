@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 from toolbox_dtma.gateway.limits import Bounds
@@ -76,6 +75,23 @@ class Exchange:
         self._task.cancel()
 
 
+class Entered:
+    """An exchange for the time of a `with` block. By hand, since every request has one: generators cost more."""
+
+    __slots__ = ("_exchange", "_exchanges")
+
+    def __init__(self, exchanges: Exchanges, exchange: Exchange):
+        self._exchanges = exchanges
+        self._exchange = exchange
+
+    def __enter__(self) -> Exchange:
+        self._exchanges.begin(self._exchange)
+        return self._exchange
+
+    def __exit__(self, *_: object) -> None:
+        self._exchanges.end(self._exchange)
+
+
 class Exchanges:
     """All requests in flight of this worker."""
 
@@ -86,32 +102,36 @@ class Exchanges:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @contextmanager
-    def enter(self, admitted: Admitted, transport: asyncio.Transport | None) -> Generator[Exchange]:
-        """Register the current task for the time of the block."""
+    def enter(self, admitted: Admitted, transport: asyncio.Transport | None) -> Entered:
+        """Register the current task for the time of a `with` block."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("exchanges belong to tasks")
-        exchange = Exchange(admitted, transport, task)
-        members = self._by_connection[admitted.grant.uid]
-        members.add(exchange)
+        return Entered(self, Exchange(admitted, transport, task))
+
+    def begin(self, exchange: Exchange) -> None:
+        """See `enter`."""
+        self._by_connection[exchange.admitted.grant.uid].add(exchange)
         self.count += 1
         self._idle.clear()
         self._arm(exchange)
-        try:
-            yield exchange
-        finally:
-            self.count -= 1
-            if not self.count:
-                self._idle.set()
-            members.discard(exchange)
-            if not members:
-                self._by_connection.pop(admitted.grant.uid, None)
-            if exchange.timer is not None:
-                exchange.timer.cancel()
-            bounds = exchange.unbind()
-            if bounds is not None:
-                bounds.release()
+
+    def end(self, exchange: Exchange) -> None:
+        """See `enter`."""
+        self.count -= 1
+        if not self.count:
+            self._idle.set()
+        # Of the same connection as at the beginning, whatever was admitted since.
+        uid = exchange.admitted.grant.uid
+        members = self._by_connection[uid]
+        members.discard(exchange)
+        if not members:
+            del self._by_connection[uid]
+        if exchange.timer is not None:
+            exchange.timer.cancel()
+        bounds = exchange.unbind()
+        if bounds is not None:
+            bounds.release()
 
     async def ended(self) -> None:
         """Return once nothing is in flight."""

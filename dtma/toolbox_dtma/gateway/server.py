@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 from structlog.typing import FilteringBoundLogger
 
 from toolbox_dtma.gateway import bodies, limits, parsing
-from toolbox_dtma.gateway.accounting import Meter
+from toolbox_dtma.gateway.accounting import Meter, Settling
 from toolbox_dtma.gateway.admission import MCP, Ask, admit, door_of
 from toolbox_dtma.gateway.call import Call
 from toolbox_dtma.gateway.event_ids import EventIds
@@ -102,7 +102,7 @@ class Gateway:
         admitted = admit(ask, self._state, self._throttle)
         note.update(connection=admitted.grant.uid, instance=admitted.grant.instance)
         transport = request.transport
-        with self._exchanges.enter(admitted, transport) as exchange, self._meter.settling(exchange):
+        with self._exchanges.enter(admitted, transport) as exchange, Settling(exchange):
             try:
                 if (door := door_of(request.raw_path)) != MCP:
                     return await self._sse.answer(request, exchange, door)

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
-from support.bench.calm import Calm
 from support.bench.gateways import Process
 from support.bench.measure import Sample, milliseconds
 from support.bench.raw_calls import Endpoint, RawConnection
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Some time of a loop: calls per second, what each took, and the worker's CPU seconds."""
-
-    rate: float
-    seconds: list[float]
-    cpu: float
 
 
 @dataclass(slots=True)
@@ -39,14 +29,15 @@ class Loop:
 
     def open(self, sessions: int, warm: int) -> None:
         """Sessions, each warmed up with so many calls."""
-        self.connections = [RawConnection(self.endpoint, seconds=60) for _ in range(sessions)]
-        for connection in self.connections:
+        for _ in range(sessions):
+            connection = RawConnection(self.endpoint, seconds=60)
+            self.connections.append(connection)
             connection.open_session()
             for _ in range(warm):
                 answer = connection.post(self.body)
                 assert answer.status == 200 and b'"error"' not in answer.body, answer
 
-    def slice(self, seconds: float) -> Slice:
+    def slice(self, seconds: float) -> None:
         """Calls of all sessions for so long."""
         times: list[list[float]] = [[] for _ in self.connections]
         before = self.worker.cpu_seconds if self.worker is not None else 0.0
@@ -62,13 +53,9 @@ class Loop:
         took = time.perf_counter() - begin
         assert all(times), "a session failed"
         used = self.worker.cpu_seconds - before if self.worker is not None else 0.0
-        return Slice(sum(map(len, times)) / took, [value for each in times for value in each], used)
-
-    def take(self, slice: Slice) -> None:
-        """Have it count."""
-        self.cpu += slice.cpu
-        self.rates.append(slice.rate)
-        self.seconds += slice.seconds
+        self.cpu += used
+        self.rates.append(sum(map(len, times)) / took)
+        self.seconds += [value for each in times for value in each]
 
     @property
     def rate(self) -> float:
@@ -92,11 +79,23 @@ LOOPS = ("calls", "calls per second", "p50", "p99", "worker's CPU per call (µs)
 """Header of what `Loop.cells` gives."""
 
 
-def in_turn(loops: Sequence[Loop], calm: Calm, *, slices: int, seconds: float) -> None:
+@contextmanager
+def opened(loops: Sequence[Loop], *, sessions: int, warm: int) -> Generator[None]:
+    """Every loop with so many sessions, each warmed up with so many calls."""
+    try:
+        for loop in loops:
+            loop.open(sessions, warm)
+        yield
+    finally:
+        for loop in loops:
+            loop.close()
+
+
+def in_turn(loops: Sequence[Loop], *, slices: int, seconds: float) -> None:
     """Slices of every loop, alternately."""
     for _ in range(slices):
         for loop in loops:
-            loop.take(calm.measured(partial(loop.slice, seconds)))
+            loop.slice(seconds)
 
 
 def _call(connection: RawConnection, body: bytes, until: float, into: list[float]) -> None:

@@ -47,7 +47,7 @@ class Size:
     dense_bodies: int = 20
     fleet: tuple[int, ...] = (0, 100, 500)
     session_starts: int = 8
-    session_cycles: int = 500
+    session_cycles: int = 1000
     idle_seconds: float = 60.0
 
     @staticmethod

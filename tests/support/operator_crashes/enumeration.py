@@ -56,6 +56,8 @@ class Crashes:
     """The last writes of processes, by step."""
     most: dict[str, int] = field(default_factory=dict[str, int])
     """The most writes that a step took when nobody disturbed it."""
+    in_vain: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """How often a process was to end with a kind of write, by step, and lived on since nothing wrote it."""
 
     def __post_init__(self) -> None:
         self.most = {name: len(writes) for name, writes in self.reference.writes.items()}
@@ -77,9 +79,13 @@ class Crashes:
                 self._live({name: Order(at=1, only=(kind,)) for name, kind in kinds.items()})
 
     def missed(self) -> Mapping[str, set[str]]:
-        """Kinds of writes of the undisturbed life that no process ended with yet, by step."""
+        """Kinds of writes of the undisturbed life that no process ended with yet, by step.
+
+        Some are made only if one object is looked at before another. One that never came again, however often it was
+        waited for, cannot be missed.
+        """
         return {
-            name: {kind for write in writes for kind in write.kinds}
+            name: {kind for write in writes for kind in write.kinds if self.in_vain[name, kind] < ATTEMPTS}
             - {kind for write in self.last[name] for kind in write.kinds}
             for name, writes in self.reference.writes.items()
         }
@@ -132,6 +138,8 @@ class Crashes:
         writes = operator.writes(begin)
         if undisturbed:
             self.most[step.name] = max(self.most[step.name], len(writes))
+            written = {kind for write in writes for kind in write.kinds}
+            self.in_vain.update((step.name, kind) for kind in order.only if kind not in written)
             return
         self.last[step.name] += [write for write in writes if write.last]
         operator.order(Order())
@@ -164,4 +172,7 @@ def table(crashes: Crashes) -> str:
         counted = Counter(kind for write in writes for kind in write.kinds)
         shown = ", ".join(f"{kind} ×{times}" for kind, times in sorted(counted.items()))
         lines.append(f"{name}: at most {most} writes, {len(writes)} kills: {shown}")
+    lines += [
+        f"{name}: {kind} came never again" for (name, kind), times in crashes.in_vain.items() if times >= ATTEMPTS
+    ]
     return "\n".join(lines)
