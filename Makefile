@@ -37,7 +37,7 @@ test-faults: prepare ## bad input, crashes and outages on real parts: some 20 mi
 test-install: prepare ## builds images, manifests and host bundle, and tries them: some minutes
 	$(BIN)/pytest -m install $(ARGS)
 
-bench: prepare ## measures against the bounds of the design, on an idle machine: about 15 minutes; writes docs/benchmarks.md
+bench: prepare ## measures against the bounds of the design, on an idle machine: some 25 minutes; writes docs/benchmarks.md
 	$(BIN)/pytest -m bench tests/bench $(ARGS)
 
 test-crds: $(STAMP) ## CRDs, CEL rules and examples against the CRD server of Kubernetes 1.36 (built once, cached)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,6 +15,7 @@ from support.bench.elsewhere import ELSEWHERE
 from support.bench.fast_server import fast_server
 from support.bench.gateways import PLAIN, another_gateway, direct
 from support.bench.measure import DURATIONS, Report, Sample, Section, milliseconds
+from support.bench.pacing import PROCESSES, Pacers
 from support.bench.raw_calls import Endpoint, RawConnection, call
 from support.bench.system import Bench, Size
 
@@ -31,10 +32,10 @@ METHOD = """
 `tools/call` with 100 bytes of arguments to a bare Node.js server in its container: from this machine straight to the
 container's address, and through the gateway, whose policy, credentials and session ids are in force as for any agent.
 Blocking sockets, kept alive. At 1 session: one call at a time, every way in turn. At {sessions} sessions: {rate}
-calls per second altogether, each at its planned moment, from which the time is counted even if the call before it is
-late; slices of {seconds} s of every way in turn. Plain HTTP is what a gateway speaks on loopback, behind something
-that ends TLS; TLS is what agents use otherwise. {elsewhere} Overhead is the difference of the percentiles; p50 ≤ 1 ms
-and p99 ≤ 5 ms.
+calls per second altogether, from {processes} processes, each at its planned moment, from which the time is counted even
+if the call before it is late; slices of {seconds} s of every way in turn. Plain HTTP is what a gateway speaks on
+loopback, behind something that ends TLS; TLS is what agents use otherwise. {elsewhere} Overhead is the difference of
+the percentiles; p50 ≤ 1 ms and p99 ≤ 5 ms.
 """
 
 
@@ -91,48 +92,24 @@ def _one_at_a_time(ways: Sequence[Way], calls: int) -> None:
         connection.close()
 
 
-def _pace(connection: RawConnection, first: float, count: int, into: list[float]) -> None:
-    """Calls at fixed moments; late ones at once."""
-    for number in range(count):
-        planned = first + number * SESSIONS / CALLS_PER_SECOND
-        left = planned - time.perf_counter()
-        if left > 0:
-            time.sleep(left)
-        if connection.post(BODY).status == 200:
-            into.append(time.perf_counter() - planned)
-
-
-def _paced_slice(connections: Sequence[RawConnection], per_session: int) -> list[float]:
-    begin = time.perf_counter() + 0.05
-    times: list[list[float]] = [[] for _ in connections]
-    threads = [
-        threading.Thread(target=_pace, args=(each, begin + at / CALLS_PER_SECOND, per_session, times[at]))
-        for at, each in enumerate(connections)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(len(each) == per_session for each in times), "a call failed"
-    return [value for each in times for value in each]
-
-
 def _paced(ways: Sequence[Way], seconds: int) -> None:
-    sessions = [[way.open() for _ in range(SESSIONS)] for way in ways]
     per_session = CALLS_PER_SECOND * seconds // SLICES // SESSIONS
-    for _ in range(SLICES):
-        for way, connections in zip(ways, sessions, strict=True):
-            way.seconds += _paced_slice(connections, per_session)
-    for connections in sessions:
-        for connection in connections:
-            connection.close()
+    with ExitStack() as running:
+        pacers = [running.enter_context(Pacers(way.endpoint, BODY, sessions=SESSIONS, warm=WARM_CALLS)) for way in ways]
+        for _ in range(SLICES):
+            for way, paced in zip(ways, pacers, strict=True):
+                way.seconds += paced.slice(rate=CALLS_PER_SECOND, per_session=per_session)
 
 
 def test_a_relayed_call_takes_at_most_1_ms_longer_in_the_median_and_5_ms_at_p99(
     size: Size, report: Report, ways: list[Way]
 ) -> None:
     method = METHOD.format(
-        sessions=SESSIONS, rate=f"{CALLS_PER_SECOND:,}", seconds=size.paced_seconds / SLICES, elsewhere=ELSEWHERE
+        sessions=SESSIONS,
+        rate=f"{CALLS_PER_SECOND:,}",
+        processes=PROCESSES,
+        seconds=size.paced_seconds / SLICES,
+        elsewhere=ELSEWHERE,
     )
     section = report.section("Relay latency", method, ("", *DURATIONS, "p50 overhead", "p99 overhead"))
     for load, run in (
