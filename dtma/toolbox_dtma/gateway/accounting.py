@@ -77,8 +77,8 @@ class Measured(Observer):
     """The calls of one request."""
 
     __slots__ = (
-        "_begun", "_bytes_in", "_calls", "_connection", "_ended", "_events", "_look", "_meter", "_rest", "_sent",
-        "_settled", "_status", "_version",
+        "_alone", "_begun", "_bytes_in", "_calls", "_connection", "_ended", "_events", "_look", "_meter", "_rest",
+        "_sent", "_settled", "_status", "_version",
     )  # fmt: skip
 
     def __init__(
@@ -87,11 +87,13 @@ class Measured(Observer):
         connection: str,
         calls: list[tuple[object, str, str | None]],
         *,
+        alone: bool,
         begun: float,
         bytes_in: int,
         version: str | None,
     ):
-        """`calls` are (id, tool, trace id); `begun` is a monotonic time."""
+        """`calls` are (id, tool, trace id), `alone` if they are all that the request asks for; `begun` is monotonic."""
+        self._alone = alone
         self._meter = meter
         self._connection = connection
         self._calls = calls
@@ -106,6 +108,11 @@ class Measured(Observer):
         self._rest: CallOutcome | None = None
         """Outcome of what the server did not answer; None while that is for the end of the request to say."""
         self._settled = False
+
+    @property
+    def answered(self) -> bool:
+        """See `Observer`."""
+        return self._alone and self._events is not None and all(call[0] in self._ended for call in self._calls)
 
     def answering(self, status: int, kind: str) -> None:
         """Begin to look at an answer."""
@@ -233,6 +240,7 @@ class Meter:
             self,
             exchange.admitted.grant.uid,
             [(message.id, _tool(message), traced or _own_trace(message)) for message in messages],
+            alone=len(messages) == sum(message.kind is Kind.REQUEST for message in body.messages),
             begun=begun,
             bytes_in=size,
             version=versions[0] if len(versions) == 1 and _VERSION.fullmatch(versions[0]) else None,

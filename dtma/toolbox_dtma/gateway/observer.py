@@ -11,6 +11,11 @@ class Observer:
 
     __slots__ = ()
 
+    @property
+    def answered(self) -> bool:
+        """Whether the request consists of calls, and the server has answered all of them in an event stream."""
+        return False
+
     def answering(self, status: int, kind: str) -> None:
         """The head of the server's answer came; `kind` is its media type."""
 

@@ -308,6 +308,9 @@ class Relay:
                     # Line breaks in JSON are only ever white space, and would end the data line.
                     parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
                 exchange.calls.event(piece)
+        if exchange.bounds is not None and exchange.calls.answered:
+            # Before its client can read the answer, and make the next call while this stream still ends.
+            exchange.bounds.release()
         return b"".join(parts)
 
     def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:

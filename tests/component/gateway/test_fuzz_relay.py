@@ -13,7 +13,7 @@ from typing import Any, cast
 import httpx
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.fuzz import examples
@@ -263,6 +263,7 @@ def test_no_stream_shows_a_hidden_tool_to_any_client(
 
     @examples(60)
     @given(hostile_streams(), st.integers(0, 1000))
+    @example(f"data: {PLAIN}\n\n".encode(), 0)
     def check(raw: bytes, seed: int) -> None:
         nonlocal seen
         script.answer = streamed(raw, seed)

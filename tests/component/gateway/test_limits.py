@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -190,6 +191,39 @@ async def test_a_hang_up_within_a_stream_gives_no_place_back(
     finally:
         stop.set()
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the calls end at the server")
+
+
+async def test_a_call_that_was_answered_takes_no_place_while_its_stream_still_ends(
+    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+) -> None:
+    ended = threading.Event()
+
+    async def slow_to_end(request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        asked = json.loads(seen.body)
+        for answered in asked if isinstance(asked, list) else [asked]:
+            await response.write(b'data: {"jsonrpc":"2.0","id":%d,"result":{}}\n\n' % answered["id"])
+        await asyncio.to_thread(ended.wait, 15)
+        return response
+
+    script.answer = slow_to_end
+    connection = limited(gateway, script, concurrent_calls=1)
+    try:
+        async with (
+            http.stream("POST", connection.url, json=call("x", id=1), headers=connection.headers) as first,
+            http.stream("POST", connection.url, json=call("x", id=2), headers=connection.headers) as second,
+        ):
+            assert b'"id":1' in await anext(first.aiter_raw())
+            assert b'"id":2' in await anext(second.aiter_raw())
+            # Only calls are looked at: a batch with something else keeps its places to the end.
+            both = limited(gateway, script, concurrent_calls=2)
+            batch = [call("x", id=3), request("ping", id=4)]
+            async with http.stream("POST", both.url, json=batch, headers=both.headers) as third:
+                await anext(third.aiter_raw())
+                assert refusal(await post(http, both, call("x")))
+    finally:
+        ended.set()
 
 
 def places(world: World, connection: Connection) -> int:
