@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Generator
@@ -201,9 +201,8 @@ async def test_a_call_that_was_answered_takes_no_place_while_its_stream_still_en
     async def slow_to_end(request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        asked = json.loads(seen.body)
-        for answered in asked if isinstance(asked, list) else [asked]:
-            await response.write(b'data: {"jsonrpc":"2.0","id":%d,"result":{}}\n\n' % answered["id"])
+        for id_ in map(int, re.findall(rb'"id": ?(\d+)', seen.body)):
+            await response.write(b'data: {"jsonrpc":"2.0","id":%d,"result":{}}\n\n' % id_)
         await asyncio.to_thread(ended.wait, 15)
         return response
 
@@ -214,8 +213,8 @@ async def test_a_call_that_was_answered_takes_no_place_while_its_stream_still_en
             http.stream("POST", connection.url, json=call("x", id=1), headers=connection.headers) as first,
             http.stream("POST", connection.url, json=call("x", id=2), headers=connection.headers) as second,
         ):
-            assert b'"id":1' in await anext(first.aiter_raw())
-            assert b'"id":2' in await anext(second.aiter_raw())
+            assert b'"id":1,"result"' in await anext(first.aiter_raw())
+            assert b'"id":2,"result"' in await anext(second.aiter_raw())
             # Only calls are looked at: a batch with something else keeps its places to the end.
             both = limited(gateway, script, concurrent_calls=2)
             batch = [call("x", id=3), request("ping", id=4)]
