@@ -191,7 +191,8 @@ initialise() {
   "$prefix/current/bin/toolbox-dtma" init "${options[@]}"
 }
 
-settings_of_gateway() { sha256sum "$config/gateway/gateway.json" 2>/dev/null | cut -c 1-64; }
+# Empty on a host that has none yet.
+settings_of_gateway() { [ ! -e "$config/gateway/gateway.json" ] || sha256sum "$config/gateway/gateway.json" | cut -c 1-64; }
 
 install_units() {
   local unit gateway_action=reload-or-restart
