@@ -133,7 +133,10 @@ class ObjectCache:
         return changes is not None
 
     def absorb(self, resource: Resource, body: Body) -> None:
-        """Take the answer to one of our own writes, so that the next reconcile doesn't decide on what was before."""
+        """Take what the API server answered, unless something newer was seen.
+
+        After our own writes, so that the next reconcile doesn't decide on what was before.
+        """
         for kind, known in RESOURCE_OF.items():
             if known is resource:
                 self.apply(kind, "MODIFIED", body)

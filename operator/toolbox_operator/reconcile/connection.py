@@ -38,6 +38,7 @@ from toolbox_operator.kube.api import CONNECTIONS
 from toolbox_operator.reconcile.connection_removal import ConnectionRemoval
 from toolbox_operator.reconcile.connection_secret import ConnectionSecret, Foreign, NoCa
 from toolbox_operator.reconcile.context import Context
+from toolbox_operator.reconcile.lookups import make_known
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import server_key
 from toolbox_operator.reconcile.report import explained, give_up, hold_of, leave, report
@@ -70,6 +71,8 @@ class ConnectionReconciler:
             return NOTHING
         connection = parse_connection(body)
         self._ctx.usage.come_back(connection.uid)
+        if not connection.deleting:
+            await make_known(self._ctx, Kind.MCP_SERVER, server_key(body))
         seen = self._observe(connection)
         if connection.deleting:
             return await self._removal.remove(seen)

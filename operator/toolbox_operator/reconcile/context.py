@@ -8,7 +8,7 @@ from typing import Protocol
 
 from toolbox_operator.api.meta import Body, Key, Kind
 from toolbox_operator.hosts.registry import Hosts
-from toolbox_operator.kube.api import Kube
+from toolbox_operator.kube.api import Kube, Resource
 from toolbox_operator.kube.events import Events
 from toolbox_operator.kube.labels import NamespaceLabels
 from toolbox_operator.reconcile.index import Index
@@ -27,6 +27,10 @@ class Cache(Protocol):
 
     def all(self, kind: Kind) -> Sequence[Body]:
         """Every object of the kind, in no particular order."""
+        ...
+
+    def absorb(self, resource: Resource, body: Body) -> None:
+        """Take what the API server answered, unless something newer was seen."""
         ...
 
 

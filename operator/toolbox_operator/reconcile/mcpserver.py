@@ -25,7 +25,7 @@ from toolbox_operator.hosts.api import HostError
 from toolbox_operator.kube.api import MCP_SERVERS
 from toolbox_operator.reconcile import in_use
 from toolbox_operator.reconcile.context import Context
-from toolbox_operator.reconcile.lookups import read
+from toolbox_operator.reconcile.lookups import make_known, read
 from toolbox_operator.reconcile.mcpserver_removal import ServerRemoval
 from toolbox_operator.reconcile.metadata import patch_metadata
 from toolbox_operator.reconcile.relations import connections_of, granted, senior_with_id
@@ -73,6 +73,7 @@ class MCPServerReconciler:
         if server.deleting:
             self._forget(key)
             return await self._removal.remove(self._observe(server))
+        await make_known(self._ctx, Kind.TOOLBOX, toolbox_of(server))
         seen = self._observe(server)
         hold = first_hold(seen)
         if hold is None and nothing_changes(seen):

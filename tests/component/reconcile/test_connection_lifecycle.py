@@ -290,6 +290,17 @@ async def test_a_connection_waits_for_its_server_and_follows_its_readiness() -> 
         assert accepted(w, uid(w, key)) == before
 
 
+async def test_a_connection_whose_server_no_watch_has_shown_yet_is_not_told_that_there_is_none() -> None:
+    async with world() as w:
+        w.toolbox()
+        with w.unseen():
+            w.server()
+        key = w.connection()
+        await w.settle()
+        assert w.ready(Kind.CONNECTION, key) == ("True", "Connected")
+        assert "ServerNotFound" not in w.events.reasons(key.name)
+
+
 async def test_a_server_made_anew_is_connected_to_again_under_its_new_url() -> None:
     async with world() as w:
         key = await connected(w)

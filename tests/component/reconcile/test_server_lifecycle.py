@@ -154,6 +154,16 @@ async def test_a_server_waits_for_its_toolbox_and_for_permission() -> None:
         assert w.ready(SERVER, server) == ("True", "Ready")
 
 
+async def test_a_server_whose_toolbox_no_watch_has_shown_yet_is_not_told_that_there_is_none() -> None:
+    async with world() as w:
+        with w.unseen():
+            w.toolbox()
+        server = w.server()
+        await w.settle()
+        assert w.ready(SERVER, server) == ("True", "Ready")
+        assert "ToolboxNotFound" not in w.events.reasons(server.name)
+
+
 async def test_of_two_servers_with_one_instance_id_the_younger_one_is_stalled_until_the_other_is_gone() -> None:
     async with world() as w:
         _, first = await deployed(w)

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPSConnection
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ import httpx
 
 from support.dtma_crashes.host import WORKERS, CrashHost
 from toolbox_dtma.engine.models import Container
-from toolbox_dtma.engine.names import LABEL_HOST
+from toolbox_dtma.engine.names import LABEL_HOST, LABEL_POOL
+from toolbox_dtma.engine.networks import SUBNET_PREFIX
 from toolbox_dtma.wire import GrantReport, HostFacts, InstanceReport
 
 Plain = dict[str, Any]
@@ -25,6 +27,8 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _UNIQUE = re.compile(r"(mtb-[a-z0-9-]+-<\w+>-)[0-9a-f]{8}\b")
 _CONTAINER = re.compile(r"\b[0-9a-f]{64}\b")
 _ADDRESSES = ("IPAMConfig", "IPAddress", "IPPrefixLen", "Gateway")
+_BRIDGE = "com.docker.network.bridge.name"
+_IPV4 = re.compile(r"(?<![\w.])(\d+(?:\.\d+){3})(?:/(\d+))?(?![\w.])")
 
 
 @dataclass(slots=True)
@@ -132,10 +136,11 @@ class Onlooker:
             for tool in ("echo", "whoami")
         }
         containers = self.containers()
+        networks = self.networks()
         incarnations = {Container.model_validate(item).incarnation for item in containers}
         seen: Plain = {
             "containers": sorted((_container(item) for item in containers), key=str),
-            "networks": sorted((_network(item) for item in self.networks()), key=str),
+            "networks": sorted((_network(item) for item in networks), key=str),
             "volumes": sorted(self.volumes(), key=str),
             "firewall": self._firewall(),
             "files": self._files(life, incarnations),
@@ -144,7 +149,7 @@ class Onlooker:
             "workers current": facts.gateway.workers_current == facts.gateway.workers == WORKERS,
             "calls": calls,
         }
-        return cast(Plain, json.loads(self._plain(life, json.dumps(seen, default=str))))
+        return cast(Plain, json.loads(self._plain(life, unplaced(json.dumps(seen, default=str), networks))))
 
     def _plain(self, life: Life, text: str) -> str:
         for value, name in self._image_names.items():
@@ -171,6 +176,36 @@ class Onlooker:
                 elif not path.is_file():
                     seen[name] = "not a file"
         return seen
+
+
+def unplaced(text: str, networks: Iterable[Plain]) -> str:
+    """Text with each address of these networks by its place in the network, and bridges without their number.
+
+    Which pool and which subnet a host takes depends on what else there is on the machine: other hosts of tests.
+    """
+    subnets: dict[IPv4Network, str] = {}
+    pools: set[IPv4Network] = set()
+    for network in networks:
+        subnet, pool = IPv4Network(network["IPAM"]["Config"][0]["Subnet"]), IPv4Network(network["Labels"][LABEL_POOL])
+        assert subnet.subnet_of(pool), f"{subnet} is not in the pool {pool}"
+        subnets[subnet] = network["Name"]
+        pools.add(pool)
+        bridge = str(network["Options"][_BRIDGE])
+        index = (int(subnet.network_address) - int(pool.network_address)) >> (32 - SUBNET_PREFIX)
+        assert bridge.endswith(f"{index:03x}"), f"{bridge} has another number than {subnet} in {pool}"
+        text = text.replace(bridge, f"{bridge[:-3]}<number>")
+
+    def place(found: re.Match[str]) -> str:
+        address, length = IPv4Address(found[1]), found[2]
+        if length is not None and IPv4Network(found[0], strict=False) in pools:
+            return f"<pool /{length}>"
+        for subnet, name in subnets.items():
+            if address in subnet:
+                offset = int(address) - int(subnet.network_address)
+                return f"<{name}>.{offset}" + (f"/{length}" if length else "")
+        return found[0]
+
+    return _IPV4.sub(place, text)
 
 
 def _content(path: Path, life: Life, incarnations: set[str]) -> Plain | None:

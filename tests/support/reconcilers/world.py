@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -114,6 +114,8 @@ class World:
         self.passes = 0
         self.watching_sources = True
         """Whether the watches of Secrets and ConfigMaps deliver."""
+        self._watching = True
+        """Whether the watches of our own kinds deliver."""
         self.namespaces: dict[str, dict[str, str]] | None = {NS: {}}
         """Labels by namespace, for this process and the next; None: the watch of namespaces has not begun."""
         self._begin()
@@ -178,7 +180,7 @@ class World:
 
     def _written(self, resource: Resource, body: Body, gone: bool) -> None:
         for kind, known in RESOURCE_OF.items():
-            if known is resource or known.plural == resource.plural:
+            if self._watching and known.plural == resource.plural:
                 self.cache.apply(kind, "DELETED" if gone else "MODIFIED", body)
                 if not gone:
                     check_conditions(body)
@@ -301,6 +303,15 @@ class World:
         """Apply an AgentMCPConnection."""
         body = {"agent": {"name": "research-bot"}, "serverRef": {"name": "time", "namespace": NS}, **spec}
         return self.apply(Kind.CONNECTION, name, body, namespace, annotations)
+
+    @contextmanager
+    def unseen(self) -> Generator[None]:
+        """No watch of our own kinds delivers what is done meanwhile."""
+        self._watching = False
+        try:
+            yield
+        finally:
+            self._watching = True
 
     def apply(self, kind: Kind, name: str, spec: dict[str, Any], namespace: str = NS, annotations: Any = None) -> Key:
         """`kubectl apply`."""
