@@ -18,6 +18,9 @@ class Call(NamedTuple):
     headers: Mapping[str, str]
     body: bytes | None
     id: RpcId
+    """Of the only message; None for a batch."""
+    ids: tuple[RpcId, ...]
+    """Of every request."""
     binding: Binding
     session: str | None
     """The server's id of the session that the request belongs to."""

@@ -63,6 +63,11 @@ class Exchange:
         return bounds
 
     @property
+    def max_response_bytes(self) -> int | None:
+        """Bytes that an answer's body may have."""
+        return None if self.bounds is None else self.bounds.max_response_bytes
+
+    @property
     def task(self) -> asyncio.Task[object]:
         """The task that ends once both sides are closed."""
         return self._task

@@ -129,8 +129,13 @@ def _nothing() -> None:
     """Where nothing was counted."""
 
 
-def bounded(read: Callable[[], Awaitable[bytes]], most: int) -> Callable[[], Awaitable[bytes]]:
-    """Reads chunks as long as they have at most so many bytes together; then it raises `AnswerTooLarge`."""
+def bounded(read: Callable[[], Awaitable[bytes]], most: int | None) -> Callable[[], Awaitable[bytes]]:
+    """Reads chunks as long as they have at most so many bytes together; then it raises `AnswerTooLarge`.
+
+    With `most` None, `read` itself.
+    """
+    if most is None:
+        return read
     left = most
 
     async def next_chunk() -> bytes:

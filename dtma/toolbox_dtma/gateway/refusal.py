@@ -15,6 +15,7 @@ from toolbox_dtma.gateway.policy import METHOD_NOT_FOUND, Denial
 
 SERVER_ERROR = -32000
 SESSION_NOT_FOUND = -32001
+BROKE_OFF = "The server broke off its answer"
 RETRY_SECONDS = 2
 """Retry-After while an instance or the policy is away."""
 
@@ -48,7 +49,7 @@ class Refusal(Exception):
     @cached_property
     def body(self) -> bytes:
         """The body of the HTTP answer."""
-        return json.dumps(self.payload, separators=(",", ":")).encode()
+        return encoded(self.payload)
 
     def response(self) -> web.Response:
         """The HTTP answer, which no cache may keep."""
@@ -60,6 +61,16 @@ def rpc_error(code: int, message: str, id: RpcId = None, data: Mapping[str, Any]
     """One JSON-RPC error message."""
     error = {"code": code, "message": message, **({} if data is None else {"data": data})}
     return {"jsonrpc": "2.0", "id": id, "error": error}
+
+
+def encoded(message: object) -> bytes:
+    """A message of the gateway's own."""
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def errors(ids: Sequence[RpcId], text: str, data: Mapping[str, Any] | None = None) -> list[bytes]:
+    """An error of the gateway's own for each request."""
+    return [encoded(rpc_error(SERVER_ERROR, text, id, data)) for id in ids]
 
 
 class Asker(NamedTuple):

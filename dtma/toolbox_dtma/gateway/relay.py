@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from toolbox_dtma.gateway.accounting import cancelled_outcome
 from toolbox_dtma.gateway.call import Call
+from toolbox_dtma.gateway.detached import Detached
 from toolbox_dtma.gateway.downstream import WHOLE_BYTES, Whole, cut, desert, write
 from toolbox_dtma.gateway.event_ids import EventIds
-from toolbox_dtma.gateway.exchanges import Cause, Exchange, Exchanges
+from toolbox_dtma.gateway.exchanges import Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
 from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
-from toolbox_dtma.gateway.limits import AnswerTooLarge, Bounds, bounded
-from toolbox_dtma.gateway.observer import UNMEASURED, Observer
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, bad_gateway, rpc_error, unavailable
+from toolbox_dtma.gateway.limits import AnswerTooLarge, bounded
+from toolbox_dtma.gateway.refusal import BROKE_OFF, SERVER_ERROR, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter, only_event, portions
-from toolbox_dtma.gateway.state import Admitted, PolicyState
+from toolbox_dtma.gateway.state import PolicyState
 from toolbox_dtma.gateway.stepping import Stepper
+from toolbox_dtma.gateway.unanswered import StreamUnanswered
 from toolbox_dtma.gateway.upstream.client import UpstreamClient
 from toolbox_dtma.gateway.upstream.connection import Answer
 from toolbox_dtma.gateway.upstream.errors import ConnectFailed, UpstreamError
-from toolbox_dtma.link.messages import GrantPolicy
-from toolbox_dtma.wire import CallOutcome
 
 CALL_IDLE_SECONDS = 900.0
 """Longest silence of a server within the answer to a POST."""
 STREAM_IDLE_SECONDS = 3600.0
 """Longest silence on a stream that a client listens to."""
-DETACHED_SECONDS = 600.0
-"""How long a call runs on after its client hung up."""
-MAX_DETACHED = 64
-"""Calls of one connection that may run on in one worker, unless its own limits bound what runs."""
 HASHED_OFFLOAD_BYTES = 8 * 1024
 """Documents above this are cut in a thread where their tools are hashed: one of them can take many steps' time."""
 
@@ -55,10 +48,9 @@ class Relay:
     ):
         self._client = client
         self._state = state
-        self._exchanges = exchanges
         self._stepper = stepper
         self._unix = unix_clock
-        self._detached: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._detached = Detached(exchanges, state)
 
     async def run(self, request: web.BaseRequest, exchange: Exchange, call: Call) -> web.StreamResponse:
         """Send the call and answer the client. Raises `Refusal` while nothing was answered yet."""
@@ -66,15 +58,15 @@ class Relay:
         detached = False
         try:
             response = await self._answer(request, exchange, call, upstream)
-            detached = exchange.deserted and self._detach(exchange, call, upstream)
+            detached = exchange.deserted and self._detached.take(exchange, call, upstream)
             return response
         except asyncio.CancelledError:
-            detached = self._detach(exchange, call, upstream)
+            detached = self._detached.take(exchange, call, upstream)
             raise
         except ConnectFailed:
             raise unavailable("connect", "The server does not accept connections now", call.id) from None
         except UpstreamError as error:
-            raise bad_gateway(error.reason, "The server broke off its answer", call.id) from None
+            raise bad_gateway(error.reason, BROKE_OFF, call.id) from None
         except AnswerTooLarge:
             if exchange.bounds is None:
                 raise
@@ -101,7 +93,7 @@ class Relay:
             raise bad_gateway(f"upstream-{status}", f"The server answered {status}, which is not passed on", call.id)
         if (reason := unreadable(upstream.headers)) is not None:
             raise bad_gateway(reason, "The server sent an encoded answer, or one of no certain type", call.id)
-        most = _most(exchange)
+        most = exchange.max_response_bytes
         if most is not None and (upstream.length or 0) > most:
             raise AnswerTooLarge
         headers = downstream_headers(upstream.headers, session=self._signed_session(call, upstream))
@@ -138,7 +130,7 @@ class Relay:
     ) -> web.StreamResponse:
         """Pass the body on unseen."""
         calls = exchange.calls
-        read = _reader(upstream, exchange)
+        read = bounded(upstream.read, exchange.max_response_bytes)
         first = await read()
         calls.body(first)
         if upstream.at_eof:
@@ -178,7 +170,7 @@ class Relay:
         """Read a whole answer and pass on what policy shows of it."""
         calls = exchange.calls
         held = bytearray()
-        read = _reader(upstream, exchange)
+        read = bounded(upstream.read, exchange.max_response_bytes)
         while chunk := await read():
             held += chunk
             if len(held) > MAX_EVENT_BYTES:
@@ -251,9 +243,11 @@ class Relay:
     ) -> web.StreamResponse:
         """Pass events on with ids of this session, held and filtered while policy is restricted."""
         session = upstream.headers.get(SESSION, call.session or "")
-        read = _reader(upstream, exchange)
+        read = bounded(upstream.read, exchange.max_response_bytes)
         rewriter = SseRewriter(EventIds(lambda: self._state.sessions, call.binding, session).wrap)
         response = web.StreamResponse(status=upstream.status, headers=headers)
+        # A stream of the broker that breaks off is over for good, its session too: nobody could go on with it.
+        owed = StreamUnanswered(call.ids) if call.target.route.bridge is not None and call.ids else None
         try:
             out = b""
             if upstream.complete and upstream.buffered <= WHOLE_BYTES:
@@ -263,7 +257,7 @@ class Relay:
                 if event is not None:
                     exchange.calls.event(event)
                 else:
-                    out = await self._rewritten(exchange, rewriter, out)
+                    out = await self._rewritten(exchange, rewriter, out, owed)
                 if not rewriter.unterminated:
                     exchange.calls.complete()
                     exchange.calls.sent(len(out))
@@ -276,13 +270,18 @@ class Relay:
                     exchange.calls.sent(len(out))
                 if not (chunk := await read()):
                     break
-                out = await self._rewritten(exchange, rewriter, chunk)
+                out = await self._rewritten(exchange, rewriter, chunk, owed)
             if rewriter.unterminated:
                 exchange.cut = "unterminated"
             exchange.calls.complete()
-        except (UpstreamError, EventTooLarge, Undecidable) as error:
+        except UpstreamError as error:
             exchange.calls.broke(error)
-            exchange.cut = None if isinstance(error, UpstreamError) else "undecidable"
+            if owed is None or rewriter.within_event or not await _told(response, owed):
+                cut(request)
+            return response
+        except (EventTooLarge, Undecidable) as error:
+            exchange.calls.broke(error)
+            exchange.cut = "undecidable"
             cut(request)
         except (ConnectionError, TimeoutError):
             desert(request, exchange)
@@ -292,7 +291,9 @@ class Relay:
             cut(request)
         return response
 
-    async def _rewritten(self, exchange: Exchange, rewriter: SseRewriter, chunk: bytes) -> bytes:
+    async def _rewritten(
+        self, exchange: Exchange, rewriter: SseRewriter, chunk: bytes, owed: StreamUnanswered | None
+    ) -> bytes:
         parts: list[bytes] = []
         for portion in portions(chunk):
             if portion is not chunk:
@@ -308,78 +309,22 @@ class Relay:
                     # Line breaks in JSON are only ever white space, and would end the data line.
                     parts.append(piece.render(None if shown is piece.data else shown.replace(b"\n", b" ")))
                 exchange.calls.event(piece)
+                if owed is not None:
+                    owed.event(piece)
         if exchange.bounds is not None and exchange.calls.answered:
             # Before its client can read the answer, and make the next call while this stream still ends.
             exchange.bounds.release()
         return b"".join(parts)
 
-    def _detach(self, exchange: Exchange, call: Call, upstream: Answer) -> bool:
-        """Let the call run on after its client hung up, if it may. Returns whether it does."""
-        grant = exchange.admitted.grant
-        if not call.survives or exchange.aborted is not None or not self._may_detach(grant):
-            return False
-        bounds = exchange.unbind()
-        calls, exchange.calls = exchange.calls, UNMEASURED
-        task = asyncio.create_task(self._finish(exchange.admitted, bounds, upstream, calls))
-        self._detached[grant.uid].add(task)
-        task.add_done_callback(lambda done: self._finished(grant.uid, done))
-        # Also of a task that is cancelled before its first step.
-        task.add_done_callback(lambda _: calls.settle(CallOutcome.CANCELLED))
-        if bounds is not None:
-            task.add_done_callback(lambda _: bounds.release())
-        return True
-
-    def _may_detach(self, grant: GrantPolicy) -> bool:
-        # Where a limit bounds what runs, closing one call to make room would free its place by a hang-up.
-        bounded_by_limit = grant.limits is not None and grant.limits.concurrent_calls is not None
-        return bounded_by_limit or len(self._detached.get(grant.uid, ())) < MAX_DETACHED
-
-    def _finished(self, uid: str, task: asyncio.Task[None]) -> None:
-        self._detached[uid].discard(task)
-        if not self._detached[uid]:
-            del self._detached[uid]
-
-    async def _finish(self, admitted: Admitted, bounds: Bounds | None, upstream: Answer, calls: Observer) -> None:
-        """Read the rest of an answer that nobody waits for any more, since a hang-up is not a cancellation."""
-        grant = admitted.grant
-        with self._exchanges.enter(admitted, None) as exchange:
-            if bounds is not None:
-                exchange.bind(bounds)
-            # A revocation may have come between the hang-up and the first step of this task.
-            if self._state.still_admitted(grant.uid, admitted.digest, grant.instance) is None:
-                exchange.abort(Cause.REVOKED)
-            try:
-                async with asyncio.timeout(DETACHED_SECONDS):
-                    await upstream.head()
-                    read = _reader(upstream, exchange)
-                    while await read():
-                        pass
-                calls.settle(CallOutcome.DETACHED)
-            except (UpstreamError, TimeoutError):
-                # Ended by the server or by time: there is nobody left to tell.
-                calls.settle(CallOutcome.DETACHED)
-            except AnswerTooLarge:
-                calls.settle(CallOutcome.LIMITED)
-            except asyncio.CancelledError:
-                # Revoked, out of time, or the worker stops.
-                calls.settle(cancelled_outcome(exchange))
-            finally:
-                upstream.close()
-
     async def close(self) -> None:
         """End what still runs on."""
-        running = [task for tasks in self._detached.values() for task in tasks]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await self._detached.close()
 
 
-def _most(exchange: Exchange) -> int | None:
-    """Bytes that an answer's body may have."""
-    return None if exchange.bounds is None else exchange.bounds.max_response_bytes
-
-
-def _reader(upstream: Answer, exchange: Exchange) -> Callable[[], Awaitable[bytes]]:
-    """What reads the body, within what it may have."""
-    most = _most(exchange)
-    return upstream.read if most is None else bounded(upstream.read, most)
+async def _told(response: web.StreamResponse, owed: StreamUnanswered) -> bool:
+    """Answer what the server owes, in its place, on a stream that then ends; False if the client takes it no more."""
+    try:
+        await write(response, owed.errors(BROKE_OFF))
+    except (ConnectionError, TimeoutError):
+        return False
+    return True

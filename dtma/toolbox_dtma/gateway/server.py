@@ -147,22 +147,24 @@ class Gateway:
             modern = check_routing(body, routing)
         except HeaderMismatch as mismatch:
             raise Refusal.rpc(400, "headers", mismatch.code, str(mismatch), id=id_) from None
+        asker = Asker.of(body, modern=modern)
         set_limits = exchange.admitted.grant.limits
         if set_limits is not None:
-            limits.check_size(set_limits, len(raw), Asker.of(body, modern=modern))
+            limits.check_size(set_limits, len(raw), asker)
         target = self._target(exchange, id_)
         binding, session = self._session(request, exchange, target, id_)
         self._check_policy(body, exchange, modern=modern)
         exchange.listening = limits.is_listening(body)
         up = self._headers(request, exchange, target, session, id_)
         if set_limits is not None:
-            self._let_in(exchange, set_limits, limits.Load.of(body), Asker.of(body, modern=modern), begun)
+            self._let_in(exchange, set_limits, limits.Load.of(body), asker, begun)
         return Call(
             method="POST",
             target=target,
             headers=up,
             body=raw,
             id=id_,
+            ids=asker.ids,
             binding=binding,
             session=session,
             filter_lists=needs_filter(body),
@@ -189,6 +191,7 @@ class Gateway:
             headers=up,
             body=None,
             id=None,
+            ids=(),
             binding=binding,
             session=session,
             filter_lists=True,

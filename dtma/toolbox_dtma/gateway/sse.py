@@ -33,6 +33,11 @@ def portions(chunk: bytes) -> Iterator[bytes]:
             yield chunk[start : start + PORTION_BYTES]
 
 
+def message_event(message: bytes) -> bytes:
+    """One message of MCP. Line ends inside of it are white space of JSON, and would end the data line."""
+    return b"event: message\ndata: " + message.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n\n"
+
+
 class EventTooLarge(Exception):
     """A held event exceeds the limit: it cannot be decided, so the stream must close."""
 
@@ -103,6 +108,11 @@ class SseRewriter:
     def unterminated(self) -> bool:
         """Whether a held event has begun and not ended: at the end of the stream it must be discarded."""
         return self._holding and self._event_begun
+
+    @property
+    def within_event(self) -> bool:
+        """Whether a part of an event that has not ended may have left."""
+        return self._event_begun and not self._holding
 
     def feed(self, chunk: bytes, *, hold: bool) -> list[bytes | HeldEvent]:
         """What may leave after this chunk, in order. Raises `EventTooLarge`."""

@@ -257,9 +257,7 @@ class PolicyServer:
                 self._members.heard(worker.member)
             case ProbeResult():
                 self._members.heard(worker.member)
-                future = worker.probes.pop(message.probe, None)
-                if future is not None and not future.done():
-                    future.set_result(message)
+                worker.probed(message)
             case Vitals():
                 self._members.heard(worker.member)
                 worker.vitals = message
@@ -300,17 +298,7 @@ class PolicyServer:
             bridge=bridge,
             ticket=ticket,
         )
-        future: asyncio.Future[ProbeResult] = asyncio.get_running_loop().create_future()
-        worker.probes[request.probe] = future
-        worker.send(encode_frame(request))
-        try:
-            # The worker keeps the deadline itself; the margin only catches one that does not answer.
-            async with asyncio.timeout(self._timings.probe_timeout + 2):
-                return await future
-        except TimeoutError:
-            raise NoWorker("the gateway worker did not answer the probe in time") from None
-        finally:
-            worker.probes.pop(request.probe, None)
+        return await worker.probe(request)
 
     # ---------------------------------------------------------------- tending
     async def _tend(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -21,6 +22,7 @@ from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, restricted
 from toolbox_dtma.link.broker import Closing, Refused, SessionRefused
 from toolbox_dtma.link.messages import ProbeResult
+from toolbox_dtma.wire import Expose, NameFilter
 
 pytestmark = pytest.mark.component
 
@@ -159,6 +161,33 @@ async def test_without_its_broker_a_server_is_not_running_now(
         # It is not the server that listens nowhere.
         assert (result.report.ok, result.refused) == (False, False)
         assert result.report.message == "the session broker does not answer"
+
+
+@pytest.mark.parametrize("expose", [None, Expose(prompts=NameFilter(allow=()))], ids=["passed", "held"])
+async def test_calls_whose_stream_has_begun_are_answered_when_the_broker_dies(
+    gateway: World, script: Script, http: httpx.AsyncClient, expose: Expose | None
+) -> None:
+    with running_broker(unprivileged=True) as broker:
+        instance = gateway.bridged(broker.dtma.instance(script), broker.path)
+        connection = gateway.connect(instance, expose=expose)
+        session, process = await opened(http, connection, script)
+
+        async def begin() -> None:
+            assert (await process.heard())["method"] == "tools/call"
+            process.say({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": 1}})
+
+        begun = asyncio.create_task(begin())
+        called = request("tools/call", {"name": "slow"}, "slow")
+        async with http.stream("POST", connection.url, json=called, headers=session.headers) as stream:
+            await begun
+            lines = stream.aiter_lines()
+            assert "notifications/message" in await anext(lines)
+            broker.process.kill()
+            told = [line for line in [line async for line in lines] if line]
+        assert told[0] == "event: message" and len(told) == 2
+        error = json.loads(told[1].removeprefix("data: "))
+        assert (error["jsonrpc"], error["id"]) == ("2.0", "slow")
+        assert error["error"] == {"code": -32000, "message": "The server broke off its answer"}
 
 
 def probe(gateway: World, broker: Broker, instance: str, ticket: str, **more: Any) -> ProbeResult:

@@ -20,7 +20,7 @@ from support.gateway.mcp_http import call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, restricted, running_world
-from toolbox_dtma.gateway.relay import MAX_DETACHED
+from toolbox_dtma.gateway.detached import MAX_DETACHED
 from toolbox_dtma.wire import GrantLimits
 
 pytestmark = pytest.mark.component

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic_core import from_json
 
 from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
 from toolbox_dtma.gateway.outcomes import LOOK_BYTES, UNKNOWN_ID, Ended, Look
-from toolbox_dtma.gateway.parsing import RpcId
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, rpc_error
-from toolbox_dtma.wire import CallOutcome
+from toolbox_dtma.gateway.refusal import encoded, rpc_error
+from toolbox_dtma.gateway.unanswered import Unanswered, is_same
 
 COMMENT = b": \n\n"
 """Says nothing to a client, and shows whether there still is one (HTML, 9.2.7)."""
@@ -21,21 +18,6 @@ COMMENT = b": \n\n"
 def endpoint_event(reference: str) -> bytes:
     """The first event of a stream."""
     return b"event: endpoint\ndata: " + reference.encode() + b"\n\n"
-
-
-def message_event(message: bytes) -> bytes:
-    """One message. Line ends inside of it are white space of JSON, and would end the data line."""
-    return b"event: message\ndata: " + message.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n\n"
-
-
-def encoded(message: object) -> bytes:
-    """A message of the gateway's own."""
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
-def errors(ids: Sequence[RpcId], text: str, data: Mapping[str, Any] | None = None) -> list[bytes]:
-    """An error of the gateway's own for each request."""
-    return [encoded(rpc_error(SERVER_ERROR, text, id, data)) for id in ids]
 
 
 def negotiated(answer: bytes) -> str | None:
@@ -47,22 +29,8 @@ def negotiated(answer: bytes) -> str | None:
     return version if isinstance(version, str) and version in HANDSHAKE_VERSIONS else None
 
 
-class Awaited:
-    """The requests of one POST that have no answer yet."""
-
-    def __init__(self, ids: Sequence[RpcId]):
-        self._left = list(ids)
-        self._alone = len(ids) == 1
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all are answered."""
-        return not self._left
-
-    def take_left(self) -> list[RpcId]:
-        """Those that are not answered, which somebody now does."""
-        left, self._left = self._left, []
-        return left
+class Awaited(Unanswered):
+    """The unanswered requests of a message that came over HTTP+SSE: their answers become events of its stream."""
 
     def event(self, data: bytes) -> bytes:
         """A message of an event stream, as the client gets it."""
@@ -104,33 +72,19 @@ class Awaited:
 
     def _is_of_another(self, ended: Ended) -> bool:
         id_ = ended[0]
-        return id_ is not UNKNOWN_ID and id_ is not None and not any(_same(id_, left) for left in self._left)
+        return id_ is not UNKNOWN_ID and id_ is not None and not any(is_same(id_, left) for left in self._left)
 
     def _addressed(self, raw: bytes, ended: Ended) -> bytes | None:
         """Note an answer. The message with the id of the only request, where it is an error without one."""
-        id_, outcome = ended
-        for index, left in enumerate(self._left):
-            if _same(id_, left):
-                del self._left[index]
-                return None
-        if not self._alone or not self._left:
+        if not self.note(ended) or (document := _document(raw)) is None:
             return None
-        if id_ is UNKNOWN_ID:
-            self._left.clear()
-        elif id_ is None and outcome is CallOutcome.RPC_ERROR and (document := _document(raw)) is not None:
-            return encoded({**document, "id": self.take_left()[0]})
-        return None
+        return encoded({**document, "id": self.take_left()[0]})
 
 
 def _looked_at(raw: bytes) -> list[Ended]:
     look = Look()
     look.feed(raw)
     return look.ended()
-
-
-def _same(one: object, other: object) -> bool:
-    # 1 and 1.0 are one number in JSON; "1" is none.
-    return isinstance(one, str) == isinstance(other, str) and one == other
 
 
 def _document(raw: bytes) -> dict[str, Any] | None:

@@ -11,16 +11,16 @@ from multidict import CIMultiDict
 
 from toolbox_dtma.gateway.clients import Clients
 from toolbox_dtma.gateway.headers import EVENT_STREAM, LAST_EVENT_ID, SESSION, media_type
-from toolbox_dtma.gateway.http_sse.answers import Awaited, errors, message_event, negotiated
+from toolbox_dtma.gateway.http_sse.answers import Awaited, negotiated
 from toolbox_dtma.gateway.http_sse.incoming import Incoming
 from toolbox_dtma.gateway.http_sse.listening import Listening, Said
 from toolbox_dtma.gateway.http_sse.outbox import Budget, Holding, Outbox, Overfull
 from toolbox_dtma.gateway.http_sse.own import OwnClient
 from toolbox_dtma.gateway.http_sse.reading import MAX_MESSAGE_BYTES, Events, MessageTooLarge, read_document
 from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
-from toolbox_dtma.gateway.refusal import RETRY_SECONDS, SERVER_ERROR, SESSION_NOT_FOUND, Refusal
+from toolbox_dtma.gateway.refusal import BROKE_OFF, RETRY_SECONDS, SERVER_ERROR, SESSION_NOT_FOUND, Refusal, errors
 from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS
-from toolbox_dtma.gateway.sse import EventTooLarge
+from toolbox_dtma.gateway.sse import EventTooLarge, message_event
 from toolbox_dtma.gateway.upstream.connection import Answer
 from toolbox_dtma.gateway.upstream.errors import UpstreamError
 
@@ -31,7 +31,6 @@ MAX_RUNNING = 64
 _SILENCE_SLACK = 60.0
 """The relay's own deadlines come first, and say more."""
 _NEITHER = "this transport has no revision without handshake: begin with initialize"
-BROKE_OFF = "The server broke off its answer"
 TOO_LARGE = f"The answer is larger than the {MAX_MESSAGE_BYTES} bytes that a message of this transport may have"
 OVER = "The session with the server has ended; connect again"
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from toolbox_dtma.gateway.http_sse.answers import Awaited, endpoint_event, errors, message_event, negotiated
+from toolbox_dtma.gateway.http_sse.answers import Awaited, endpoint_event, negotiated
+from toolbox_dtma.gateway.refusal import errors
+from toolbox_dtma.gateway.sse import message_event
 
 
 def raw(**members: Any) -> bytes:
