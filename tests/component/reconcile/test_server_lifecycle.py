@@ -1,4 +1,4 @@
-"""MCPServers from create to gone, on fakes."""
+"""MCPServers and what becomes of them while they are wanted, on fakes."""
 
 from __future__ import annotations
 
@@ -6,33 +6,24 @@ from typing import Any
 
 import pytest
 
-from support.reconcilers.world import NS, World, world
+from support.reconcilers.world import NS, world
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 from toolbox_operator.api.meta import (
-    ANNOTATION_ABANDON,
     ANNOTATION_INSTANCE_ID,
     FINALIZER_CLEANUP,
     FINALIZER_IN_USE,
     Key,
     Kind,
 )
-from toolbox_operator.kube.api import MCP_SERVERS, SECRETS, TOOLBOXES
 
 pytestmark = pytest.mark.component
 
 SERVER = Kind.MCP_SERVER
 
 
-async def deployed(w: World) -> tuple[Key, Key]:
-    toolbox, server = w.toolbox(), w.server()
-    await w.settle()
-    assert w.ready(SERVER, server) == ("True", "Ready")
-    return toolbox, server
-
-
 async def test_a_server_becomes_ready_once_its_host_answers_for_this_spec() -> None:
     async with world() as w:
-        toolbox, server = await deployed(w)
+        toolbox, server = await w.deployed()
         assert w.ready(Kind.TOOLBOX, toolbox) == ("True", "Ready")
         status = w.status(SERVER, server)
         assert status["phase"] == "Active"
@@ -46,7 +37,7 @@ async def test_a_server_becomes_ready_once_its_host_answers_for_this_spec() -> N
 
 async def test_nothing_is_written_while_nothing_changes() -> None:
     async with world() as w:
-        await deployed(w)
+        await w.deployed()
         w.kube.writes.clear()
         w.machine().calls.clear()
         await w.restart()
@@ -74,7 +65,7 @@ async def test_finalizer_and_instance_id_are_written_before_the_host_is_told() -
                 )
 
         w.machine().before_call = look
-        await deployed(w)
+        await w.deployed()
         assert seen == [(True, True, True)]
 
 
@@ -90,7 +81,7 @@ async def test_an_instance_id_that_came_with_the_object_is_kept() -> None:
 
 async def test_a_stopped_server_is_not_ready_and_not_stalled_and_starts_again() -> None:
     async with world() as w:
-        _, server = await deployed(w)
+        _, server = await w.deployed()
         w.patch(SERVER, server, state="Stopped")
         await w.settle()
         assert w.status(SERVER, server)["phase"] == "Stopped"
@@ -104,7 +95,7 @@ async def test_a_stopped_server_is_not_ready_and_not_stalled_and_starts_again() 
 
 async def test_an_exit_is_an_error_with_the_hosts_reason_and_an_event_and_recovery_is_seen() -> None:
     async with world() as w:
-        _, server = await deployed(w)
+        _, server = await w.deployed()
         w.machine().set_outcome((InstancePhase.ERROR, InstanceReason.CONTAINER_EXITED, "exit code 1"))
         await w.settle()
         assert w.status(SERVER, server)["phase"] == "Error"
@@ -166,7 +157,7 @@ async def test_a_server_whose_toolbox_no_watch_has_shown_yet_is_not_told_that_th
 
 async def test_of_two_servers_with_one_instance_id_the_younger_one_is_stalled_until_the_other_is_gone() -> None:
     async with world() as w:
-        _, first = await deployed(w)
+        _, first = await w.deployed()
         instance = w.status(SERVER, first)["instanceId"]
         second = w.server("other", annotations={ANNOTATION_INSTANCE_ID: instance})
         await w.settle()
@@ -190,7 +181,7 @@ async def test_an_instance_id_that_is_no_uuid_is_stalled_and_never_reaches_a_hos
 
 async def test_an_instance_id_that_changes_later_is_stalled_and_the_container_stays() -> None:
     async with world() as w:
-        _, server = await deployed(w)
+        _, server = await w.deployed()
         before = dict(w.machine().desired)
         w.annotate(SERVER, server, ANNOTATION_INSTANCE_ID, "0f2d3c4b-5a69-4788-9c0d-1e2f3a4b5c6d")
         await w.settle()
@@ -223,7 +214,7 @@ async def test_a_server_is_removed_under_the_id_it_ran_under_whatever_its_annota
 
 async def test_a_broken_spec_is_stalled_and_leaves_what_runs_alone_until_it_is_repaired() -> None:
     async with world() as w:
-        _, server = await deployed(w)
+        _, server = await w.deployed()
         before = dict(w.machine().desired)
         w.patch(SERVER, server, image="UPPER CASE")
         await w.settle()
@@ -240,7 +231,7 @@ async def test_a_broken_spec_is_stalled_and_leaves_what_runs_alone_until_it_is_r
 
 async def test_within_the_lease_a_lost_host_changes_nothing_but_its_toolbox_then_its_servers_are_unknown() -> None:
     async with world() as w:
-        toolbox, server = await deployed(w)
+        toolbox, server = await w.deployed()
         before = w.body(SERVER, server)
         w.machine().cut()
         await w.until(lambda: w.status(Kind.TOOLBOX, toolbox)["phase"] == "Unreachable", "the outage is noticed")
@@ -258,7 +249,7 @@ async def test_within_the_lease_a_lost_host_changes_nothing_but_its_toolbox_then
 
 async def test_a_restart_while_the_host_is_away_changes_nothing_before_the_lease_is_over() -> None:
     async with world() as w:
-        _, server = await deployed(w)
+        _, server = await w.deployed()
         before = w.body(SERVER, server)
         w.machine().cut()
         await w.restart()
@@ -269,149 +260,11 @@ async def test_a_restart_while_the_host_is_away_changes_nothing_before_the_lease
         assert w.status(SERVER, server)["phase"] == "Unknown"
 
 
-async def test_deleting_a_server_empties_the_host_closes_the_row_and_lets_the_secrets_go() -> None:
-    async with world() as w:
-        toolbox, server = await deployed(w)
-        instance = w.status(SERVER, server)["instanceId"]
-        secret = Key(NS, "tbx-1-dtma")
-        assert FINALIZER_IN_USE in w.kube.objects[(SECRETS.plural, secret)]["metadata"]["finalizers"]
-        w.delete(SERVER, server)
-        await w.settle()
-        assert not w.exists(SERVER, server)
-        assert w.machine().desired == {}
-        assert w.store.closed[instance] == "deleted"
-        assert FINALIZER_IN_USE not in w.body(Kind.TOOLBOX, toolbox)["metadata"]["finalizers"]
-        assert not w.kube.objects[(SECRETS.plural, secret)]["metadata"].get("finalizers")
-
-
-async def test_deleting_everything_at_once_with_the_secrets_still_cleans_the_host() -> None:
-    async with world() as w:
-        toolbox, server = await deployed(w)
-        connection = w.connection()
-        await w.settle()
-        await w.restart()
-        w.kube.remove(SECRETS, Key(NS, "tbx-1-dtma"))
-        for kind, key in ((Kind.TOOLBOX, toolbox), (SERVER, server), (Kind.CONNECTION, connection)):
-            w.delete(kind, key)
-        await w.until(lambda: w.kube.objects == {}, "everything is gone")
-        assert w.machine().desired == {}
-        assert w.machine().grants == {}
-        assert set(w.store.closed.values()) == {"deleted"}
-
-
-async def test_what_was_deleted_while_no_operator_ran_goes_without_an_alarm() -> None:
-    async with world() as w:
-        _, server = await deployed(w)
-        connection = w.connection()
-        await w.settle()
-        w.delete(SERVER, server)
-        w.delete(Kind.CONNECTION, connection)
-        await w.restart()
-        await w.settle()
-        assert not w.exists(SERVER, server)
-        assert not w.exists(Kind.CONNECTION, connection)
-        assert [event for event in w.events.items if event[1] == "Warning"] == []
-
-
-async def test_a_blocked_cleanup_names_the_annotation_that_breaks_the_glass() -> None:
-    async with world() as w:
-        toolbox, server = await deployed(w)
-        w.machine().cut()
-        await w.until(lambda: w.status(Kind.TOOLBOX, toolbox)["phase"] == "Unreachable", "the outage is noticed")
-        w.delete(SERVER, server)
-        await w.settle()
-        assert w.status(SERVER, server)["phase"] == "Deleting"
-        assert w.ready(SERVER, server) == ("False", "CleanupBlocked")
-        message = next(c["message"] for c in w.status(SERVER, server)["conditions"] if c["type"] == "Ready")
-        assert f'{ANNOTATION_ABANDON}="true"' in message
-        w.annotate(SERVER, server, ANNOTATION_ABANDON, "true")
-        await w.settle()
-        assert not w.exists(SERVER, server)
-        assert "Abandoned" in w.events.reasons("time")
-        assert [reason for _, reason in w.store.logged] == ["Abandoned"]
-        assert len(w.machine().desired) == 1
-        w.machine().heal()
-        await w.until(lambda: w.machine().desired == {}, "the orphan is swept")
-
-
-async def test_a_toolbox_on_its_way_out_waits_for_its_servers_and_names_them() -> None:
-    async with world() as w:
-        toolbox, server = await deployed(w)
-        w.delete(Kind.TOOLBOX, toolbox)
-        await w.settle()
-        assert w.status(Kind.TOOLBOX, toolbox)["phase"] == "Deleting"
-        assert w.ready(Kind.TOOLBOX, toolbox) == ("False", "InUse")
-        assert any("MCPServer mcp-system/time" in note for name, _, _, note in w.events.items if name == "tbx-1")
-        assert len(w.machine().desired) == 1
-        w.delete(SERVER, server)
-        await w.settle()
-        assert not w.exists(Kind.TOOLBOX, toolbox)
-        assert w.machine().desired == {}
-
-
-async def test_a_server_deleted_with_its_unreachable_toolbox_is_abandoned_at_once() -> None:
-    async with world() as w:
-        toolbox, server = await deployed(w)
-        w.machine().cut()
-        await w.until(lambda: w.status(Kind.TOOLBOX, toolbox)["phase"] == "Unreachable", "the outage is noticed")
-        w.delete(Kind.TOOLBOX, toolbox)
-        w.delete(SERVER, server)
-        await w.settle()
-        assert not w.exists(SERVER, server)
-        assert not w.exists(Kind.TOOLBOX, toolbox)
-        assert "Abandoned" in w.events.reasons("time")
-
-
-async def test_a_server_whose_toolbox_vanished_by_force_can_be_deleted() -> None:
-    async with world() as w:
-        toolbox, server = await deployed(w)
-        w.kube.edit(TOOLBOXES, toolbox, {"metadata": {"finalizers": []}})
-        w.delete(Kind.TOOLBOX, toolbox)
-        await w.settle()
-        assert w.condition(SERVER, server, "Accepted") == ("False", "ToolboxNotFound")
-        w.delete(SERVER, server)
-        await w.settle()
-        assert not w.exists(SERVER, server)
-        assert "Abandoned" in w.events.reasons("time")
-
-
-async def test_a_server_removed_by_force_is_swept_from_the_host() -> None:
-    async with world() as w:
-        _, server = await deployed(w)
-        w.kube.edit(MCP_SERVERS, server, {"metadata": {"finalizers": []}})
-        w.delete(SERVER, server)
-        await w.settle()
-        assert w.machine().desired == {}
-
-
-async def test_a_server_created_again_under_its_name_gets_a_container_of_its_own() -> None:
-    async with world() as w:
-        _, server = await deployed(w)
-        first = w.status(SERVER, server)["instanceId"]
-        w.delete(SERVER, server)
-        await w.settle()
-        w.server()
-        await w.settle()
-        assert w.ready(SERVER, server) == ("True", "Ready")
-        assert w.status(SERVER, server)["instanceId"] != first
-        assert len(w.machine().desired) == 1
-
-
-async def test_a_server_that_never_got_to_a_host_leaves_without_one() -> None:
-    async with world() as w:
-        server = w.server()
-        await w.settle()
-        w.delete(SERVER, server)
-        await w.settle()
-        assert not w.exists(SERVER, server)
-        assert w.store.logged == []
-
-
 async def test_a_defect_shows_in_status_and_still_reaches_the_worker_that_logs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with world() as w:
-        _, server = await deployed(w)
+        _, server = await w.deployed()
 
         def broken(_: object) -> None:
             raise ZeroDivisionError

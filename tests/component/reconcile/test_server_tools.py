@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.reconcilers.memory_host import TOOLS, surface_hash
+from support.reconcilers.memory_machine import TOOLS, surface_hash
 from support.reconcilers.world import World, world
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 from toolbox_operator.api.meta import Key, Kind

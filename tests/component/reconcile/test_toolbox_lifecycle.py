@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from support.reconcilers.memory_host import Machine
+from support.reconcilers.memory_machine import Machine
 from support.reconcilers.world import NS, World, world
 from toolbox_dtma.wire import InstancePhase, InstanceReason
 from toolbox_operator.api.meta import Key, Kind

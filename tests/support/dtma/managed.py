@@ -16,7 +16,7 @@ from toolbox_dtma.link.messages import GrantPolicy
 from toolbox_dtma.sessions.link import ControlLink
 from toolbox_dtma.sessions.manager import SessionManager
 from toolbox_dtma.settings import Timings
-from toolbox_dtma.wire import Credential, Expose
+from toolbox_dtma.wire import Credential, Expose, Sessions
 
 
 def grant(uid: str, instance: str = "i-1", **changes: Any) -> GrantPolicy:
@@ -86,3 +86,30 @@ class Managed:
             self.manager.broker_down()
             link.close()
             broker.kill()
+
+
+TIMINGS = Timings(
+    session_last_words=0.3,
+    sessions_told=0.1,
+    spare_retry_first=0.05,
+    spare_after=0.05,
+    broker_patience=0.05,
+    session_open=0.5,
+)
+
+
+@dataclass
+class Bench(Managed):
+    """With one deployed instance, `i-1`."""
+
+    timings: Timings = TIMINGS
+    terms: Sessions = field(default_factory=lambda: Sessions(max_sessions=3, idle_seconds=60.0))
+
+    def deploy(self, incarnation: str | None = "one", **terms: Any) -> None:
+        """Have the engine know it in this incarnation, or not at all, with terms that differ in these."""
+        if incarnation is None:
+            self.engine.deployed.pop("i-1", None)
+        else:
+            self.engine.deployed["i-1"] = incarnation
+        self.terms = self.terms.model_copy(update=terms)
+        self.manager.deploy("i-1", self.terms, incarnation)

@@ -1,13 +1,14 @@
-"""Stand-ins of the operator's surroundings for tests: a clock, leadership, bodies, a REST endpoint in memory."""
+"""Stand-ins of the operator's surroundings for tests: a clock, leadership, bodies, what it records and tells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from toolbox_operator.api.meta import API_VERSION, Body, Key, Kind
 from toolbox_operator.runtime import Fenced
+from toolbox_operator.store.api import ConnectionRow, InstanceRow, Live, Row, ToolboxRow
 
 
 @dataclass
@@ -83,3 +84,44 @@ def body_of(
 def version(body: Body | None) -> str | None:
     """The resourceVersion, or None without a body."""
     return None if body is None else str(body["metadata"]["resourceVersion"])
+
+
+@dataclass
+class FakeStore:
+    """What was handed to the record, newest per row id."""
+
+    rows: dict[str, Row] = field(default_factory=dict[str, Row])
+    closed: dict[str, str] = field(default_factory=dict[str, str])
+    logged: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    def submit(self, row: Row) -> None:
+        self.rows[row.id] = row
+        self.closed.pop(row.id, None)
+
+    def close(self, row: Row, reason: str) -> None:
+        self.closed[row.id] = reason
+
+    def sweep(self, live: Live) -> None: ...
+
+    def vanished(self, kind: Kind, namespace: str, name: str) -> None:
+        of_kind = {Kind.TOOLBOX: ToolboxRow, Kind.MCP_SERVER: InstanceRow, Kind.CONNECTION: ConnectionRow}[kind]
+        for row in self.rows.values():
+            if type(row) is of_kind and (row.namespace, row.name) == (namespace, name):
+                self.closed.setdefault(row.id, "swept")
+
+    def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:
+        self.logged.append((object_id, reason))
+
+
+@dataclass
+class FakeEvents:
+    """Events in order, as (object, type, reason, note)."""
+
+    items: list[tuple[str, str, str, str]] = field(default_factory=list[tuple[str, str, str, str]])
+
+    def record(self, body: Body, type_: Literal["Normal", "Warning"], reason: str, note: str, action: str) -> None:
+        self.items.append((body["metadata"]["name"], type_, reason, note))
+
+    def reasons(self, name: str) -> list[str]:
+        """Reasons of the Events about an object."""
+        return [reason for about, _, reason, _ in self.items if about == name]

@@ -6,14 +6,14 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from support.conditions import check_conditions
-from support.reconcilers.fakes import Leading, ManualClock
-from support.reconcilers.memory_host import FakeHost, Machine
+from support.reconcilers.fakes import FakeEvents, FakeStore, Leading, ManualClock
+from support.reconcilers.memory_host import FakeHost
 from support.reconcilers.memory_kube import MemoryKube
+from support.reconcilers.memory_machine import Machine
 from toolbox_operator.api.meta import LABEL_CONNECTION, Body, Key, Kind
 from toolbox_operator.hosts.api import HostSettings
 from toolbox_operator.hosts.registry import Hosts
@@ -30,53 +30,11 @@ from toolbox_operator.reconcile.relabelled import Relabelled
 from toolbox_operator.reconcile.sources import RESOURCE_OF_SOURCE, Sources, SourceWatch
 from toolbox_operator.reconcile.usage import Accounting, CallRecords, UsageBook
 from toolbox_operator.runtime import Fenced, Timings
-from toolbox_operator.store.api import ConnectionRow, InstanceRow, Live, Row, ToolboxRow
 from toolbox_operator.store.none import NoRecord
 from toolbox_operator.wiring import reconcilers
 
 CLUSTER_ID = "7f8a1c58-6f0e-4b0e-9a57-2f0d4d6c1d11"
 NS = "mcp-system"
-
-
-@dataclass
-class FakeStore:
-    """What was handed to the record, newest per row id."""
-
-    rows: dict[str, Row] = field(default_factory=dict[str, Row])
-    closed: dict[str, str] = field(default_factory=dict[str, str])
-    logged: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-
-    def submit(self, row: Row) -> None:
-        self.rows[row.id] = row
-        self.closed.pop(row.id, None)
-
-    def close(self, row: Row, reason: str) -> None:
-        self.closed[row.id] = reason
-
-    def sweep(self, live: Live) -> None: ...
-
-    def vanished(self, kind: Kind, namespace: str, name: str) -> None:
-        of_kind = {Kind.TOOLBOX: ToolboxRow, Kind.MCP_SERVER: InstanceRow, Kind.CONNECTION: ConnectionRow}[kind]
-        for row in self.rows.values():
-            if type(row) is of_kind and (row.namespace, row.name) == (namespace, name):
-                self.closed.setdefault(row.id, "swept")
-
-    def log(self, *, object_kind: str, object_id: str, type_: str, reason: str, message: str) -> None:
-        self.logged.append((object_id, reason))
-
-
-@dataclass
-class FakeEvents:
-    """Events in order, as (object, type, reason, note)."""
-
-    items: list[tuple[str, str, str, str]] = field(default_factory=list[tuple[str, str, str, str]])
-
-    def record(self, body: Body, type_: Literal["Normal", "Warning"], reason: str, note: str, action: str) -> None:
-        self.items.append((body["metadata"]["name"], type_, reason, note))
-
-    def reasons(self, name: str) -> list[str]:
-        """Reasons of the Events about an object."""
-        return [reason for about, _, reason, _ in self.items if about == name]
 
 
 class Crash(BaseException):
@@ -303,6 +261,13 @@ class World:
         """Apply an AgentMCPConnection."""
         body = {"agent": {"name": "research-bot"}, "serverRef": {"name": "time", "namespace": NS}, **spec}
         return self.apply(Kind.CONNECTION, name, body, namespace, annotations)
+
+    async def deployed(self) -> tuple[Key, Key]:
+        """A Toolbox and a server on it that is Ready."""
+        toolbox, server = self.toolbox(), self.server()
+        await self.settle()
+        assert self.ready(Kind.MCP_SERVER, server) == ("True", "Ready")
+        return toolbox, server
 
     @contextmanager
     def unseen(self) -> Generator[None]:
