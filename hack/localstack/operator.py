@@ -30,12 +30,12 @@ class Operator:
         self.health_port = free_port()
         self.child: Child | None = None
 
-    def start(self) -> Child:
-        """Starts it and waits until it is ready: it leads, and has seen everything there is."""
+    def start(self, *arguments: str) -> Child:
+        """Starts it, with `arguments` for this once, and waits until it is ready: it leads, and has seen everything."""
         argv = [sys.executable, *self.program, "run", "--kubeconfig", str(self._kubeconfig)]
         argv += ["--namespace", OPERATOR_NAMESPACE]
         argv += ["--metrics-port", str(self.metrics_port), "--health-port", str(self.health_port)]
-        argv += ["--listen", "127.0.0.1", *self._extra]
+        argv += ["--listen", "127.0.0.1", *self._extra, *arguments]
         env = {"PYTHONPATH": f"{REPOSITORY / 'operator'}:{REPOSITORY / 'dtma'}"}
         if self.database_url is not None:
             env["DATABASE_URL"] = self.database_url  # not an argument: those are visible to every user

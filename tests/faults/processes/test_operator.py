@@ -18,6 +18,9 @@ from toolbox_operator.api.meta import ANNOTATION_INSTANCE_ID
 
 pytestmark = pytest.mark.faults
 
+PATIENT = ("--timing=host_connect=60", "--timing=host_call=60", "--timing=host_silence=90")
+"""Longer than a busy machine takes to show that a call is under way."""
+
 
 def lease(world: World) -> dict[str, Any]:
     found = world.stack.parts.cluster.get("leases.coordination.k8s.io", "-n", OPERATOR_NAMESPACE)["items"]
@@ -69,6 +72,9 @@ def test_an_operator_that_is_stopped_during_a_reconcile_ends_it_and_hands_over_a
     world, operator, dtma = space.world, space.world.stack.operator, space.world.stack.host.dtma
     assert operator.child is not None
     assert dtma is not None
+    operator.child.stop()
+    operator.start(*PATIENT)
+    rig.ready(space, rig.server(space, "quick"))  # it is in contact with the host
     child, transitions = operator.child, lease(world)["leaseTransitions"]
     os.kill(dtma.pid, signal.SIGSTOP)
     try:
