@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
+import uvloop
 
 from support.async_poll import until
 from toolbox_dtma.gateway.upstream.client import MAX_KEPT, Patience, UpstreamClient
-from toolbox_dtma.gateway.upstream.connection import HIGH_WATER, Answer, Origin
+from toolbox_dtma.gateway.upstream.connection import HIGH_WATER, Answer, Connection, Origin
 from toolbox_dtma.gateway.upstream.errors import Broken, ConnectFailed, Malformed, Silent
 
 pytestmark = pytest.mark.component
@@ -330,6 +331,33 @@ async def test_closing_an_answer_gives_up_a_connection_that_is_being_made(client
             await answer.head()
         assert await whole(ask(client, server.origin)) == b"ok"
         assert server.requests == [b"POST /mcp HTTP/1.1"]
+
+
+def test_a_connection_given_up_in_the_moment_in_which_it_is_made_is_not_waited_for() -> None:
+    """On the loop that workers have."""
+
+    async def scenario() -> None:
+        async with serving() as server:
+            client = UpstreamClient()
+            answer: Answer | None = None
+            made: list[Connection] = []
+            opened = client.opened
+
+            def given_up(connection: Connection) -> None:
+                opened(connection)
+                made.append(connection)
+                assert answer is not None
+                answer.close()
+
+            client.opened = given_up
+            answer = ask(client, server.origin)
+            with pytest.raises(Broken):
+                await answer.head()
+            await until("a connection is made", lambda: made)
+            async with asyncio.timeout(5):
+                await client.close()
+
+    uvloop.run(scenario())
 
 
 async def test_a_server_that_does_not_listen_is_told_from_one_that_breaks_off(client: UpstreamClient) -> None:

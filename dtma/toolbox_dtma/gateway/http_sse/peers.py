@@ -99,17 +99,16 @@ class PeerClient(UpstreamClient):
         """The worker that has a stream."""
         return Origin("", 0, place.worker)
 
-    async def _connected(self, origin: Origin) -> Connection:
+    async def _reach(self, connection: Connection) -> None:
         """See `UpstreamClient`: the incarnation of an origin is the worker's name. Raises `OSError`."""
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             peer.setblocking(False)
             # At once or never: where the other's queue is full, BlockingIOError says so.
-            peer.connect(address_of(origin.incarnation))
+            peer.connect(address_of(connection.origin.incarnation))
             if not is_own_user(peer):
                 raise PermissionError("another user listens there")
-            _, made = await self._loop.create_unix_connection(lambda: Connection(origin, self), sock=peer)
+            await self._loop.create_unix_connection(lambda: connection, sock=peer)
         except BaseException:
             peer.close()
             raise
-        return made

@@ -95,11 +95,22 @@ class UpstreamClient:
 
     async def _connected(self, origin: Origin) -> Connection:
         """A new connection. Raises `OSError`."""
+        connection = Connection(origin, self)
+        try:
+            await self._reach(connection)
+        except BaseException:
+            # Given up in the moment in which it was made: uvloop closes it then, and does not tell it.
+            connection.connection_lost(None)
+            raise
+        return connection
+
+    async def _reach(self, connection: Connection) -> None:
+        """Have it made to its origin. Raises `OSError`."""
+        origin = connection.origin
         if origin.bridge is not None:
-            _, bridged = await self._loop.create_unix_connection(lambda: Connection(origin, self), origin.bridge)
-            return bridged
-        _, direct = await self._loop.create_connection(lambda: Connection(origin, self), origin.host, origin.port)
-        return direct
+            await self._loop.create_unix_connection(lambda: connection, origin.bridge)
+        else:
+            await self._loop.create_connection(lambda: connection, origin.host, origin.port)
 
     def opened(self, connection: Connection) -> None:
         """See `Keeper`."""
