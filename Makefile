@@ -8,7 +8,7 @@ PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
 # As many test processes as cores; of fault tests one more, since much of the time they wait for something to come back.
 PROCESSES := 2
-SIDE_BY_SIDE = $(PYTHON) -m localstack.with_engine $(BIN)/pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE = $(PYTHON) -m localstack.with_engine $(BIN)/pytest -n $(PROCESSES) --no-loadscope-reorder
 
 .PHONY: help setup prepare demo test test-unit test-faults test-install bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,15 @@ SUPERVISOR = pytest.StashKey[Supervisor]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`: what takes longest comes first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: side_by_side.rank_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> side_by_side.Scheduler:
     """With `-n`: tests that share servers stay in one process."""
-    side_by_side.arrange(items, in_groups=hasattr(config, "workerinput"))
+    return side_by_side.Scheduler(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

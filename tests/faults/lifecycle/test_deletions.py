@@ -8,7 +8,7 @@ import pytest
 
 from localstack.quickstart import Target
 from support.hosts.spare_host import SpareHost
-from support.kubernetes.api import Access, KubeApi, path_of
+from support.kubernetes.api import path_of
 from support.manifests import quick_server
 from support.poll import until
 from support.system import bad_servers
@@ -79,7 +79,7 @@ def test_what_is_left_of_objects_that_lost_their_finalizers_is_swept(space: Spac
     grant = f"{world.status(connection)['connectionId']}.json"
     names = {("account_tool_instances", "forced"), ("agent_mcp_connections", "to-forced")}
     assert names <= set(world.open_rows(space.namespace))
-    api = KubeApi(Access.read(world.stack.parts.cluster.admin_kubeconfig))
+    api = world.api
     instance = world.status(server)["instanceId"]
     for target in (connection, server):
         # Straight to the API, so that the operator has no time to do it properly.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from localstack.quickstart import Target
-from support.kubernetes.api import Access, KubeApi, path_of
+from support.kubernetes.api import path_of
 from support.manifests import QUICK_SERVER
 from support.poll import until
 from support.system import bad_servers
@@ -53,7 +53,7 @@ def is_alone(space: Space, server: Target) -> str:
 
 def admin(space: Space) -> Callable[[Target, dict[str, Any]], None]:
     """A writer that does not start a program for each write."""
-    api = KubeApi(Access.read(space.world.stack.parts.cluster.admin_kubeconfig))
+    api = space.world.api
 
     def write(target: Target, spec: dict[str, Any]) -> None:
         path = path_of(target.kind, target.namespace, target.name)

@@ -1,12 +1,14 @@
-"""The Kubernetes API as admin, without the start of a kubectl for each request: for writers that have to be fast."""
+"""The Kubernetes API as admin, without the start of a kubectl for each request: for those who look or write often."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import ssl
+import tempfile
 from base64 import b64decode
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -34,19 +36,31 @@ class Access:
     server: str
     ca: str
     token: str
+    """Empty where a certificate says who we are."""
+    certificate: bytes = b""
+    """PEM of it and its key."""
 
     @classmethod
     def read(cls, kubeconfig: Path) -> Access:
-        """Of a kubeconfig with one cluster and one user with a token."""
+        """Of a kubeconfig with one cluster and one user, with a token or a certificate."""
         config = yaml.safe_load(kubeconfig.read_text())
-        cluster = config["clusters"][0]["cluster"]
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         ca = b64decode(cluster["certificate-authority-data"]).decode()
-        return cls(str(cluster["server"]), ca, str(config["users"][0]["user"]["token"]))
+        if "token" in user:
+            return cls(str(cluster["server"]), ca, str(user["token"]))
+        pem = b"".join(b64decode(user[f"client-{part}-data"]) + b"\n" for part in ("certificate", "key"))
+        return cls(str(cluster["server"]), ca, "", pem)
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """A context that verifies the server."""
-        return ssl.create_default_context(cadata=self.ca)
+        """A context that verifies the server, and says who we are where a certificate does."""
+        context = ssl.create_default_context(cadata=self.ca)
+        if self.certificate:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(self.certificate)
+                file.flush()
+                context.load_cert_chain(file.name)
+        return context
 
 
 def path_of(kind: str, namespace: str, name: str = "") -> str:
@@ -65,7 +79,8 @@ class KubeApi:
     @property
     def headers(self) -> dict[str, str]:
         """What says who asks."""
-        return {"Authorization": f"Bearer {self.access.token}", "Accept": "application/json"}
+        token = self.access.token
+        return {"Accept": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
 
     def connect(self, seconds: float = DEADLINE) -> http.client.HTTPSConnection:
         """A new connection to the server."""
@@ -126,3 +141,9 @@ class KubeApi:
         """The spec of the operator's Lease; empty while there is none."""
         found = self.find(LEASE)
         return {} if found is None else cast("dict[str, Any]", found.get("spec") or {})
+
+
+@cache
+def api_of(kubeconfig: Path) -> KubeApi:
+    """The API of a cluster whose admin a kubeconfig is."""
+    return KubeApi(Access.read(kubeconfig))

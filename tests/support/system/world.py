@@ -15,10 +15,9 @@ from localstack.progress import SetupError
 from localstack.quickstart import Target
 from localstack.stack import LocalStack
 from support.conditions import check_conditions
+from support.kubernetes.api import KubeApi, api_of, path_of
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
-
-KINDS = ("Toolbox", "MCPServer", "AgentMCPConnection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,15 @@ class World:
 
     stack: LocalStack
 
+    @property
+    def api(self) -> KubeApi:
+        """The API server, asked as admin."""
+        return api_of(self.stack.parts.cluster.admin_kubeconfig)
+
     def find(self, target: Target) -> Manifest | None:
         """The live object with its conditions checked, or None."""
-        flags = ("-n", target.namespace, "--ignore-not-found", "-o", "json")
-        text = self.stack.parts.cluster.kubectl("get", target.resource, *flags)
-        if not text.strip():
-            return None
-        body = cast("Manifest", json.loads(text))
-        if target.kind in KINDS:
+        body = self.api.find(path_of(target.kind, target.namespace, target.name))
+        if body is not None:
             check_conditions(body)
         return body
 
@@ -87,10 +87,8 @@ class World:
 
     def secret(self, namespace: str, name: str) -> dict[str, str] | None:
         """A Secret's data, decoded; None if it is not there."""
-        # One look: between two the garbage collector may take it away.
-        flags = ("-n", namespace, "--ignore-not-found", "-o", "json")
-        found = self.stack.parts.cluster.kubectl("get", "secret", name, *flags).strip()
-        return quickstart.decoded(json.loads(found)) if found else None
+        found = self.api.find(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        return None if found is None else quickstart.decoded(found)
 
     def call(self, secret: dict[str, str], tool: str, arguments: dict[str, Any]) -> agent.Answer:
         """One tool call with nothing but a connection's Secret. Raises `SetupError` when it fails."""
@@ -148,7 +146,7 @@ class World:
 
     def events(self, target: Target) -> list[tuple[str, str, str]]:
         """(type, reason, text) of every Event about an object, oldest first."""
-        found = self.stack.parts.cluster.get("events.events.k8s.io", "-n", target.namespace)["items"]
+        found = self.api.request("GET", f"/apis/events.k8s.io/v1/namespaces/{target.namespace}/events")["items"]
         about = [
             event
             for event in found

@@ -10,14 +10,6 @@ def test_every_place_that_the_order_names_exists(place: str) -> None:
     assert (TESTS / place).exists()
 
 
-def item_at(place: str, request: pytest.FixtureRequest) -> pytest.Item:
-    return pytest.Function.from_parent(  # pyright: ignore[reportUnknownMemberType]
-        pytest.Module.from_parent(request.session, path=TESTS / place),  # pyright: ignore[reportUnknownMemberType]
-        name="test_it",
-        callobj=lambda: None,
-    )
-
-
 @pytest.mark.parametrize(
     ("place", "group"),
     [
@@ -30,10 +22,10 @@ def item_at(place: str, request: pytest.FixtureRequest) -> pytest.Item:
         ("unit/store/test_merge.py", "unit/store/test_merge.py"),
     ],
 )
-def test_tests_that_share_servers_stay_together(place: str, group: str, request: pytest.FixtureRequest) -> None:
-    assert group_of(item_at(place, request)) == group
+def test_tests_that_share_servers_stay_together(place: str, group: str) -> None:
+    assert group_of(f"tests/{place}::test_it[a::b]") == group
 
 
-def test_what_takes_longest_comes_first(request: pytest.FixtureRequest) -> None:
+def test_what_takes_longest_comes_first() -> None:
     places = ["unit/store/test_merge.py", "faults/kubernetes/test_leases.py", "faults/crashes/test_operator_crashes.py"]
-    assert sorted(places, key=lambda place: rank_of(item_at(place, request))) == places[::-1]
+    assert sorted(places, key=lambda place: rank_of(f"tests/{place}::test_it")) == places[::-1]
