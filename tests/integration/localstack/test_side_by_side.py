@@ -23,8 +23,8 @@ def test_a_group_of_tests_runs_in_one_process() -> None:
     )
     assert run.returncode == 0, run.stdout
     processes: defaultdict[str, set[str]] = defaultdict(set)
-    for process, nodeid in re.findall(r"^\[(gw\d)\] \[ *\d+%\] PASSED (\S+)", run.stdout, re.MULTILINE):
-        processes[group_of(nodeid)].add(process)
+    for passed in re.finditer(r"^\[(gw\d)\] \[ *\d+%\] PASSED (\S+)", run.stdout, re.MULTILINE):
+        processes[group_of(passed[2])].add(passed[1])
     assert len(processes) == 5, run.stdout
     assert all(len(each) == 1 for each in processes.values()), processes
-    assert len(set().union(*processes.values())) == 2, processes
+    assert len({process for each in processes.values() for process in each}) == 2, processes
