@@ -6,8 +6,8 @@ BIN := .venv/bin
 PYTHON := PYTHONPATH=operator:dtma:hack $(BIN)/python
 PATHS := operator dtma hack tests examples
 STAMP := .venv/.locked
-# As many test processes as cores; of fault tests one more, since much of the time they wait for something to come back.
-PROCESSES := 2
+# Test processes: one more than the cores of a small machine, since much of the time they wait for something.
+PROCESSES := 3
 SIDE_BY_SIDE = $(PYTHON) -m localstack.with_engine $(BIN)/pytest -n $(PROCESSES) --no-loadscope-reorder
 
 .PHONY: help setup prepare demo test test-unit test-faults test-install bench test-crds verify fmt lint types crds lock images bundle manifests kind-up clean purge
@@ -32,7 +32,6 @@ test: prepare ## all tests but the long ones below; ARGS="-k name -x" go to pyte
 test-unit: $(STAMP) ## the tests that need nothing but Python
 	$(BIN)/pytest -m "not crds and not faults and not bench and not install and not integration and not e2e" $(ARGS)
 
-test-faults: PROCESSES := 3
 test-faults: prepare ## bad input, crashes and outages on real parts: some 20 minutes on 2 cores
 	$(SIDE_BY_SIDE) -m faults $(ARGS)
 

@@ -18,9 +18,14 @@ LONG = (
     "faults/crashes",
     "faults/processes",
     "faults/hosts",
-    "integration/api",
-    "e2e",
     "component/gateway",
+    "integration/engine",
+    "component/dtma",
+    "e2e/gateway",
+    "e2e",
+    "integration/api",
+    "integration/stdio",
+    "component/broker",
     "integration",
     "component",
 )
@@ -32,6 +37,9 @@ SHARED = {
     "faults/processes": "processes",
     "faults/record": "processes",
     "faults/test_harness.py": "processes",
+    "integration/api": "kubernetes",
+    "integration/localstack": "kubernetes",
+    "integration/operator_infra": "kubernetes",
     "unit": "",
 }
 """Folders (or files) that share servers with others, by the name of the group; "" for none to share."""
