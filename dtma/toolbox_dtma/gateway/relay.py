@@ -276,7 +276,7 @@ class Relay:
             exchange.calls.complete()
         except UpstreamError as error:
             exchange.calls.broke(error)
-            if owed is None or rewriter.within_event or not await _told(response, owed):
+            if owed is None or rewriter.within_event or not await _told(response, exchange, owed):
                 cut(request)
             return response
         except (EventTooLarge, Undecidable) as error:
@@ -321,10 +321,12 @@ class Relay:
         await self._detached.close()
 
 
-async def _told(response: web.StreamResponse, owed: StreamUnanswered) -> bool:
+async def _told(response: web.StreamResponse, exchange: Exchange, owed: StreamUnanswered) -> bool:
     """Answer what the server owes, in its place, on a stream that then ends; False if the client takes it no more."""
+    errors = owed.errors(BROKE_OFF)
     try:
-        await write(response, owed.errors(BROKE_OFF))
+        await write(response, errors)
     except (ConnectionError, TimeoutError):
         return False
+    exchange.calls.sent(len(errors))
     return True
