@@ -31,9 +31,9 @@ QUICK_BYTES = 64 * 1024
 QUICK_VALUES = 500
 """What a decoder reads in less than a millisecond has no more bytes, and about no more values, than this."""
 
-# Every repetition is possessive, and bounded but in numbers: no match takes long, and none is tried in two ways. Where
-# there are alternatives inside, it is an atomic group: before Python 3.11.5, such a possessive one matches wrongly
-# (https://github.com/python/cpython/issues/106052).
+# Every repetition is possessive, and bounded but in numbers: no match takes long, and none is tried in two ways. That
+# of a group is an atomic group: before Python 3.11.5 possessive ones can match wrongly, where there are alternatives or
+# other possessive ones inside (https://github.com/python/cpython/issues/106052).
 _SPACE = re.compile(rb"[ \t\n\r]{1,32768}+")
 _ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 # An escaped surrogate is a character only in a pair.
@@ -43,7 +43,7 @@ _STRICT_ESCAPE = (
 _INSIDE = rb'(?>(?:[^"\\\x00-\x1f]{1,4096}+|%b){0,8})'
 _INSIDE_LENIENT, _INSIDE_STRICT = re.compile(_INSIDE % _ESCAPE), re.compile(_INSIDE % _STRICT_ESCAPE)
 _SHORT = rb'"[^"\\\x00-\x1f]{0,256}+"'
-_SCALAR = rb"(?:" + _SHORT + rb"|-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null)"
+_SCALAR = rb"(?:" + _SHORT + rb"|-?+(?:0|[1-9][0-9]*+)(?>(?:\.[0-9]++)?)(?>(?:[eE][-+]?[0-9]++)?)|true|false|null)"
 _S = rb"[ \t\n\r]{0,8}+"
 _SMALL = rb"(?:" + _SCALAR + rb"|\[" + _S + rb"\]|\{" + _S + rb"\})"
 _ONE = re.compile(_SCALAR)

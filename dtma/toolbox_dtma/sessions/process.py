@@ -179,13 +179,14 @@ class Broker:
 
     async def _ended(self, child: Child) -> int:
         """Its exit code. It ends by itself when the link does; one that does not is killed."""
-        try:
-            async with asyncio.timeout(self._timings.broker_end):
-                return await child.wait()
-        except TimeoutError:
+        ended = asyncio.ensure_future(child.wait())
+        # No `asyncio.timeout`: in a task that is being cancelled it ends with another cancellation before Python 3.11.4
+        # (https://github.com/python/cpython/issues/102780).
+        done, _ = await asyncio.wait({ended}, timeout=self._timings.broker_end)
+        if not done:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
-            return await child.wait()
+        return await ended
 
     async def _converse(self, child: Child, link: ControlLink) -> str:
         up = False

@@ -20,8 +20,8 @@ REMEMBERED, REMEMBERED_BYTES = 256, 1024
 # Line breaks are CRLF only, a field name is a token right before its colon, and no field goes on in the next line:
 # everything that proxies and servers were seen to read differently is refused.
 _HEAD = re.compile(
-    r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*+)?+"
-    r"((?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+)*+)"
+    r"HTTP/1\.([01]) ([1-9][0-9]{2})(?>(?: [\t\x20-\x7e\x80-\xff]*+)?)"
+    r"((?>(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t\x20-\x7e\x80-\xff]*+)*))"
 )
 _FIELD = re.compile(r"\r\n([^:]++):([^\r]*+)")
 _LENGTH = re.compile(r"[0-9]{1,15}")
