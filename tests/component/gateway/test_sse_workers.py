@@ -190,8 +190,12 @@ async def test_over_a_reload_a_stream_with_a_call_stays_until_it_is_answered_and
                 assert (await busy.post(cancel, fresh)).status_code == 202
             await busy.answer(5)
             await asyncio.wait_for(busy.ended.wait(), 10)
-        async with sse_client(http, connection) as again:
-            await again.initialize("2025-11-25")
+    # Not over a connection that is kept open to a worker which drains: a stream that begins there ends at once.
+    async with (
+        httpx.AsyncClient(verify=frail.tls.client_context(), timeout=15, trust_env=False) as later,
+        sse_client(later, connection) as again,
+    ):
+        await again.initialize("2025-11-25")
 
 
 async def test_on_a_stop_a_running_call_is_answered_and_then_the_stream_ends(everyday: RealServer) -> None:
