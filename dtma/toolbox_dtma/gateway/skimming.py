@@ -32,8 +32,8 @@ QUICK_VALUES = 500
 """What a decoder reads in less than a millisecond has no more bytes, and about no more values, than this."""
 
 # Every repetition is possessive, and bounded but in numbers: no match takes long, and none is tried in two ways. That
-# of a group is an atomic group: before Python 3.11.5 possessive ones can match wrongly, where there are alternatives or
-# other possessive ones inside (https://github.com/python/cpython/issues/106052).
+# of a group is an atomic group: before Python 3.11.5 a possessive one matches wrongly where there are alternatives
+# inside (https://github.com/python/cpython/issues/106052), and in 3.11.2 where there is an optional possessive one.
 _SPACE = re.compile(rb"[ \t\n\r]{1,32768}+")
 _ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 # An escaped surrogate is a character only in a pair.

@@ -180,7 +180,7 @@ class Broker:
     async def _ended(self, child: Child) -> int:
         """Its exit code. It ends by itself when the link does; one that does not is killed."""
         ended = asyncio.ensure_future(child.wait())
-        # No `asyncio.timeout`: in a task that is being cancelled it ends with another cancellation before Python 3.11.4
+        # No `asyncio.timeout`: in a task that is being cancelled it ends with another cancellation in Python 3.11.2
         # (https://github.com/python/cpython/issues/102780).
         done, _ = await asyncio.wait({ended}, timeout=self._timings.broker_end)
         if not done:

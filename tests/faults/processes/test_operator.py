@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 import pytest
 
-from localstack.kubernetes import OPERATOR_NAMESPACE
 from localstack.quickstart import Target
 from support.poll import until
 from support.system import rig
@@ -20,11 +18,6 @@ pytestmark = pytest.mark.faults
 
 PATIENT = ("--timing=host_connect=60", "--timing=host_call=60", "--timing=host_silence=90")
 """Longer than a busy machine takes to show that a call is under way."""
-
-
-def lease(world: World) -> dict[str, Any]:
-    found = world.stack.parts.cluster.get("leases.coordination.k8s.io", "-n", OPERATOR_NAMESPACE)["items"]
-    return found[0]["spec"]
 
 
 def annotations_of(world: World, target: Target) -> dict[str, str]:
@@ -75,7 +68,7 @@ def test_an_operator_that_is_stopped_during_a_reconcile_ends_it_and_hands_over_a
     operator.child.stop()
     operator.start(*PATIENT)
     rig.ready(space, rig.server(space, "quick"))  # it is in contact with the host
-    child, transitions = operator.child, lease(world)["leaseTransitions"]
+    child, transitions = operator.child, world.api.lease()["leaseTransitions"]
     os.kill(dtma.pid, signal.SIGSTOP)
     try:
         slow = rig.server(space, "slow")
@@ -91,7 +84,7 @@ def test_an_operator_that_is_stopped_during_a_reconcile_ends_it_and_hands_over_a
     until("the process ended", lambda: not child.running())
     assert child.exit_code == 0
     assert rig.instance_file(world, slow) is not None, "the call under way was not left behind"
-    assert lease(world)["holderIdentity"] == ""
+    assert world.api.lease()["holderIdentity"] == ""
     operator.start()
     rig.ready(space, slow)
-    assert lease(world)["leaseTransitions"] == transitions + 1
+    assert world.api.lease()["leaseTransitions"] == transitions + 1
