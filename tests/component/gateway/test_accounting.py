@@ -11,6 +11,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from support.gateway.hang_ups import hang_up
 from support.gateway.mcp_http import MODERN, call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
 from support.gateway.threads import eventually
@@ -194,7 +195,9 @@ async def silent(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
     raise AssertionError
 
 
-async def hung_up(http: httpx.AsyncClient, connection: Connection, script: ScriptedServer, **headers: str) -> None:
+async def hung_up(
+    gateway: World, http: httpx.AsyncClient, connection: Connection, script: ScriptedServer, **headers: str
+) -> None:
     """Send a call and hang up while the server works on it."""
     message = call("x")
     if headers:
@@ -204,8 +207,7 @@ async def hung_up(http: httpx.AsyncClient, connection: Connection, script: Scrip
         }
     asking = asyncio.create_task(http.post(connection.url, json=message, headers={**connection.headers, **headers}))
     await asyncio.to_thread(eventually, lambda: script.open == 1, "the call runs")
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    await hang_up(gateway, asking)
 
 
 async def test_a_call_whose_client_hung_up_is_detached_once_it_ended(
@@ -221,7 +223,7 @@ async def test_a_call_whose_client_hung_up_is_detached_once_it_ended(
 
     script.answer = answer
     connection = gateway.connect(gateway.instance(script.port))
-    await hung_up(http, connection, script)
+    await hung_up(gateway, http, connection, script)
     assert gateway.dtma.calls_of(connection.uid) == [] and script.open == 1, "it runs on"
     for loop, gate in gates:
         loop.call_soon_threadsafe(gate.set)
@@ -235,7 +237,7 @@ async def test_a_call_that_ends_with_its_client_s_connection_is_cancelled(
     script.answer = silent
     connection = gateway.connect(gateway.instance(script.port))
     modern = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
-    await hung_up(http, connection, script, **modern)
+    await hung_up(gateway, http, connection, script, **modern)
     (record,) = await recorded(gateway, connection)
     assert (record.outcome.value, record.protocol_version) == ("cancelled", MODERN)
 
@@ -247,7 +249,7 @@ async def test_a_revoked_call_is_cancelled_whether_or_not_its_client_waits(
     script.answer = silent
     connection = gateway.connect(gateway.instance(script.port))
     if hangs_up:
-        await hung_up(http, connection, script)
+        await hung_up(gateway, http, connection, script)
         await asyncio.to_thread(gateway.revoke, connection)
     else:
         asking = asyncio.create_task(http.post(connection.url, json=call("x"), headers=connection.headers))

@@ -17,6 +17,7 @@ from support.broker import eras_server
 from support.broker.programs import Script, Scripted, Spawned
 from support.broker.stdio_instances import TOOLS, stdio_instance
 from support.broker.world import Broker, running_broker
+from support.gateway.hang_ups import hang_up
 from support.gateway.mcp_http import INITIALIZE, MODERN, RawSession, request, sdk_client
 from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, restricted
@@ -119,10 +120,9 @@ async def test_a_call_runs_on_when_its_client_hangs_up_and_ends_with_its_connect
 ) -> None:
     connection = gateway.connect(gateway.bridged(broker.dtma.instance(script), broker.path))
     session, process = await opened(http, connection, script)
-    hung_up = asyncio.ensure_future(session.post(request("tools/call", {"name": "x"}, 1)))
+    leaves = asyncio.ensure_future(session.post(request("tools/call", {"name": "x"}, 1)))
     await process.heard()
-    hung_up.cancel()
-    await asyncio.gather(hung_up, return_exceptions=True)
+    await hang_up(gateway, leaves)
     running = asyncio.ensure_future(session.post(request("tools/call", {"name": "x"}, 2)))
     # What comes next is the other call, and no cancellation.
     assert (await process.heard())["id"] == 2

@@ -8,18 +8,19 @@ import re
 import signal
 import threading
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway.limited import META, MODERN_HEADERS, Held, ended, fresh, hang_up, limited, post, refusal, start
+from support.gateway.hang_ups import hang_up
+from support.gateway.limited import META, MODERN_HEADERS, Held, ended, fresh, limited, post, refusal, start
 from support.gateway.mcp_http import call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, restricted, running_world
+from support.tcp import is_connected
 from toolbox_dtma.gateway.detached import MAX_DETACHED
 from toolbox_dtma.wire import GrantLimits
 
@@ -156,7 +157,7 @@ async def test_a_hang_up_gives_no_place_back(
 ) -> None:
     script, switch = held
     connection = limited(gateway, script, concurrent_calls=2)
-    await hang_up(await start(http, connection, script, calls=2))
+    await hang_up(gateway, *await start(http, connection, script, calls=2))
     for _ in range(5):
         assert refusal(await post(http, connection, call("x")))["error"]["data"] == {"retryAfterMs": 1000}
     assert script.open == 2 and len(script.seen) == 2
@@ -238,11 +239,11 @@ async def test_a_call_that_runs_on_ends_with_its_time(
 ) -> None:
     script, _ = held
     connection = limited(gateway, script, concurrent_calls=1, call_timeout_seconds=2)
-    await hang_up(await start(http, connection, script))
+    await hang_up(gateway, *await start(http, connection, script))
     assert refusal(await post(http, connection, call("x")))
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
     (again,) = await start(http, connection, script)
-    await hang_up([again])
+    await hang_up(gateway, again)
 
 
 async def test_more_calls_than_a_connection_s_share_run_on_where_its_limit_bounds_them(
@@ -258,11 +259,11 @@ async def test_more_calls_than_a_connection_s_share_run_on_where_its_limit_bound
             verify=world.tls.client_context(), timeout=15, trust_env=False, limits=pool
         ) as http:
             calls = await start(http, greedy, script, calls=MAX_DETACHED + 6)
-            await hang_up(calls)
+            await hang_up(world, *calls)
             await asyncio.to_thread(eventually, lambda: script.open == MAX_DETACHED, "its share runs on")
             # Nobody else has less for that.
-            await hang_up(await start(http, careful, script, calls=3))
-            await hang_up(await start(http, limit, script, calls=MAX_DETACHED + 6))
+            await hang_up(world, *await start(http, careful, script, calls=3))
+            await hang_up(world, *await start(http, limit, script, calls=MAX_DETACHED + 6))
             assert (await post(http, careful, request("ping"))).status_code == 200
             assert script.open == MAX_DETACHED + 3 + MAX_DETACHED + 6
         switch.release()
@@ -315,7 +316,7 @@ async def test_a_stopped_worker_keeps_its_places_and_holds_up_nobody(
     connection = limited(many, script, concurrent_calls=2, requests_per_minute=1000)
     async with fresh(many) as http:
         (first,) = await start(http, connection, script)
-        stopped = [hello.pid for hello in many.dtma.workers if holds(hello.pid, script.port)]
+        stopped = [hello.pid for hello in many.dtma.workers if is_connected(hello.pid, script.port)]
         assert len(stopped) == 1
         os.kill(stopped[0], signal.SIGSTOP)
         try:
@@ -340,13 +341,6 @@ async def test_a_stopped_worker_keeps_its_places_and_holds_up_nobody(
         switch.release()
         assert await ended(first) == 200
         assert {await ended(each) for each in running} == {200}
-
-
-def holds(pid: int, port: int) -> bool:
-    """Whether a process has a connection to a port of loopback."""
-    sockets = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in sockets for line in lines)
 
 
 async def test_refused_requests_name_their_reason_in_the_log(

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from aiohttp import web
 
+from support.gateway.hang_ups import hang_up
+from support.gateway.limited import Held
 from support.gateway.mcp_http import MODERN, call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.threads import eventually
@@ -157,31 +159,26 @@ async def test_narrowing_lets_a_running_call_end(gateway: World, everyday: RealS
     assert denied.json()["error"]["code"] == -32602
 
 
-async def hang_up(http: httpx.AsyncClient, script: ScriptedServer, connection: Connection, **headers: str) -> None:
-    """Send a call and close the connection once the server has it."""
+async def hung_up(
+    gateway: World, http: httpx.AsyncClient, script: ScriptedServer, connection: Connection, **headers: str
+) -> None:
+    """Send a call and hang up while the server works on it."""
     params = {"name": "x", "_meta": {"io.modelcontextprotocol/protocolVersion": MODERN}} if headers else {"name": "x"}
     asking = asyncio.create_task(
         http.post(connection.url, json=request("tools/call", params), headers={**connection.headers, **headers})
     )
     await asyncio.to_thread(eventually, lambda: script.open == 1, "the call runs")
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    await hang_up(gateway, asking)
 
 
 async def test_before_2026_a_hang_up_does_not_cancel_the_call(
-    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
 ) -> None:
-    finished = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    async def slow(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
-        await asyncio.sleep(1)
-        loop.call_soon_threadsafe(finished.set)
-        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": {}})
-
-    script.answer = slow
-    await hang_up(http, script, gateway.connect(gateway.instance(script.port)))
-    await asyncio.wait_for(finished.wait(), 10)
+    script, switch = held
+    await hung_up(gateway, http, script, gateway.connect(gateway.instance(script.port)))
+    assert script.open == 1, "it runs on"
+    switch.release()
+    await asyncio.to_thread(eventually, lambda: script.open == 0, "it ends when the server answers")
 
 
 async def test_a_call_that_runs_on_is_still_revoked(
@@ -189,7 +186,7 @@ async def test_a_call_that_runs_on_is_still_revoked(
 ) -> None:
     script.answer = silent
     connection = gateway.connect(gateway.instance(script.port))
-    await hang_up(http, script, connection)
+    await hung_up(gateway, http, script, connection)
     await asyncio.to_thread(gateway.revoke, connection)
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
 
@@ -199,7 +196,7 @@ async def test_since_2026_a_hang_up_closes_the_server_s_side(
 ) -> None:
     script.answer = silent
     headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
-    await hang_up(http, script, gateway.connect(gateway.instance(script.port)), **headers)
+    await hung_up(gateway, http, script, gateway.connect(gateway.instance(script.port)), **headers)
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
 
 

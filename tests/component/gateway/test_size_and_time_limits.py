@@ -11,7 +11,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway.limited import META, MODERN_HEADERS, Held, hang_up, limited, post, refusal, start
+from support.gateway.hang_ups import hang_up
+from support.gateway.limited import META, MODERN_HEADERS, Held, limited, post, refusal, start
 from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import ScriptedServer, Seen
 from support.gateway.threads import eventually
@@ -133,7 +134,7 @@ async def test_a_call_that_takes_too_long_is_answered_and_closed_at_the_server(
     assert error["id"] == 1 and "data" not in error["error"]
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
     (again,) = await start(http, connection, script)
-    await hang_up([again])
+    await hang_up(gateway, again)
 
 
 async def test_a_stream_that_takes_too_long_is_cut_though_it_goes_on(

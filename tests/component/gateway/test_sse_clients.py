@@ -18,9 +18,10 @@ from support.broker.world import Broker, running_broker
 from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.session_server import said, scripted
-from support.gateway.sse_client import sdk_sse_client, serves, sse_client, sse_url, worker_of
+from support.gateway.sse_client import sdk_sse_client, sse_client, sse_url, worker_of
 from support.gateway.threads import eventually
 from support.gateway.world import World, restricted
+from support.tcp import is_connected
 from toolbox_dtma.wire import GrantLimits
 
 pytestmark = pytest.mark.component
@@ -210,7 +211,7 @@ async def test_a_message_finds_its_stream_from_any_worker(
             async with httpx.AsyncClient(verify=gateway.tls.client_context(), timeout=15, trust_env=False) as other:
                 answer = await client.post(call("get", {"large": "x" * 200_000}, id=number), other)
                 network: Any = answer.extensions["network_stream"]
-                elsewhere += not serves(own, network.get_extra_info("client_addr")[1])
+                elsewhere += not is_connected(own, network.get_extra_info("client_addr")[1])
             assert answer.status_code == 202
             assert (await client.answer(number))["result"] == {"content": []}
             if elsewhere >= 3:

@@ -73,13 +73,6 @@ async def start(
     return started
 
 
-async def hang_up(tasks: list[asyncio.Task[httpx.Response]]) -> None:
-    """Close the clients' side."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def ended(task: asyncio.Task[httpx.Response]) -> int:
     """The status a call ended with; 0 if its connection broke."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from mcp.client.session import ElicitationFnT, SamplingFnT
 from mcp.client.sse import sse_client as sdk_transport
 
 from support.gateway.world import Connection, World
+from support.tcp import is_connected, sockets_of
 
 STREAM = "text/event-stream"
 
@@ -132,37 +132,19 @@ async def sse_client(http: httpx.AsyncClient, connection: Connection) -> AsyncGe
         await client.close()
 
 
-def _sockets_of(pid: int) -> set[str]:
-    sockets: set[str] = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            sockets.add(os.readlink(entry))
-        except FileNotFoundError:
-            # Closed since the folder was read.
-            continue
-    return sockets
-
-
 def peer_address(pid: int) -> str:
     """Where a worker listens for the others."""
-    sockets = _sockets_of(pid)
+    sockets = sockets_of(pid)
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
-    own = [line for line in lines if "@magic-toolbox-gateway/" in line[-1] and f"socket:[{line[6]}]" in sockets]
+    own = [line for line in lines if "@magic-toolbox-gateway/" in line[-1] and line[6] in sockets]
     # It listens; what was accepted has the same name.
     (name,) = {line[-1] for line in own}
     return name.replace("@", "\0", 1)
 
 
-def serves(pid: int, client_port: int) -> bool:
-    """Whether a process has the other end of a connection on loopback."""
-    sockets = _sockets_of(pid)
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(line[2].endswith(f":{client_port:04X}") and f"socket:[{line[9]}]" in sockets for line in lines)
-
-
 def worker_of(world: World, client: SseClient) -> int:
     """The pid of the worker that has a stream."""
-    (pid,) = [hello.pid for hello in world.dtma.workers if serves(hello.pid, client.port)]
+    (pid,) = [hello.pid for hello in world.dtma.workers if is_connected(hello.pid, client.port)]
     return pid
 
 

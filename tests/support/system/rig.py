@@ -13,6 +13,7 @@ from localstack.quickstart import Target
 from support.poll import until
 from support.system.space import Space
 from support.system.world import World
+from support.tcp import State, ends, sockets_of
 
 
 def server(space: Space, name: str, toolbox: str = "tbx-rig", **spec: Any) -> Target:
@@ -73,18 +74,10 @@ def workers(supervisor_pid: int) -> list[int]:
 
 def worker_talking_to(supervisor_pid: int, address: str, port: int = 8000) -> int:
     """The worker that has a connection to this address; 0 while none has."""
-    little_endian = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
-    remote = f"{little_endian}:{port:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    established = {f"socket:[{row[9]}]" for row in rows if row[2] == remote and row[3] == "01"}
-    for pid in workers(supervisor_pid):
-        try:
-            links = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-        except OSError:  # ended, or closed a file, while we looked
-            continue
-        if links & established:
-            return pid
-    return 0
+    peer = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
+    here = [end for end in ends() if (end.peer_address, end.peer_port, end.state) == (peer, port, State.ESTABLISHED)]
+    established = {end.inode for end in here}
+    return next((pid for pid in workers(supervisor_pid) if sockets_of(pid) & established), 0)
 
 
 class Calling:
