@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from localstack import docker as docker_module
 from localstack import kubernetes as kubernetes_module
+from localstack import ports
 from localstack import postgres as postgres_module
 from localstack import registry as registry_module
 from localstack import stack as stack_module
@@ -22,7 +25,17 @@ from localstack.registry import Registry
 from localstack.stack import LocalStack, Parts
 from support import side_by_side
 
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
+
 SUPERVISOR = pytest.StashKey[Supervisor]()
+
+
+def pytest_configure() -> None:
+    """With `-n`: no two processes choose the same port."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        ports.take_share(int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

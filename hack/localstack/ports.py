@@ -12,13 +12,23 @@ FIRST, LAST = 21000, 31999
 
 _given: set[int] = set()
 _lock = threading.Lock()
+_share = range(FIRST, LAST + 1)
+
+
+def take_share(number: int, of: int) -> None:
+    """Give out only every `of`-th port from now on, from the `number`-th.
+
+    What a process beside this one gives out would be free as well until its server binds it.
+    """
+    global _share
+    _share = range(FIRST + number, LAST + 1, of)
 
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nothing listens on and that this process has not given out before."""
     with _lock:
         for _ in range(500):
-            port = random.randint(FIRST, LAST)
+            port = random.choice(_share)
             if port in _given:
                 continue
             with socket.socket() as probe:

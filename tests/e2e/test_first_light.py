@@ -212,6 +212,8 @@ def test_a_tool_that_changes_is_hidden_until_its_new_hash_is_accepted(world: Wor
         return {condition["type"] for condition in world.status(server)["conditions"]}
 
     until("without the condition", conditions, lambda types: "ToolsChanged" not in types)
+    # The grant may come a moment after the instance.
+    until("shown again", lambda: world.refusal(secret, "get_time", {}), lambda refusal: refusal is None)
     answer = world.call(secret, "get_time", {})
     assert (answer.tools, answer.text) == (("get_time", "turn"), "get_time was called")
     for target in (connection, server):

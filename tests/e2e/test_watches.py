@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 SYSTEM, TEAM = "mcp-system", "team-w"
 TOOLBOX = Target("Toolbox", SYSTEM, "tbx-1")
-SOON = 10.0
+SOON = 20.0
 """Seconds in which a change is noticed: a small part of the resync, which would find it too."""
 CHOSEN: Any = {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"tools": "yes"}}}}
 

@@ -23,6 +23,8 @@ from toolbox_dtma.link.broker import Closing
 pytestmark = pytest.mark.component
 
 MEBIBYTE = 1 << 20
+DENSE = 780_000
+"""Elements of a message that takes seconds to be read."""
 
 
 async def opened(http: httpx.AsyncClient, broker: Broker, script: Script) -> tuple[RawSession, Scripted]:
@@ -221,11 +223,11 @@ async def test_a_small_message_does_not_wait_for_a_huge_one_of_another_session(
     call = asyncio.ensure_future(other.call("ping", id=1))
     await busy.heard()
     # Dense: a decoder would take the whole process for a tenth of a second.
-    dense = b'{"jsonrpc":"2.0","id":1,"result":[' + b",".join([b"[[]]"] * 200_000) + b"]}\n"
+    dense = b'{"jsonrpc":"2.0","id":1,"result":[' + b",".join([b"[[]]"] * DENSE) + b"]}\n"
     busy.write(dense)
     quick = asyncio.ensure_future(session.call("ping", id=1))
     await process.heard()
     process.say({"jsonrpc": "2.0", "id": 1, "result": {}})
     assert (await quick)["result"] == {}
     assert not call.done()
-    assert len((await call)["result"]) == 200_000
+    assert len((await call)["result"]) == DENSE

@@ -109,7 +109,9 @@ async def agent(host: DtmaHost, connection: str = "c-1") -> AsyncGenerator[httpx
     """What a worker sends for a connection."""
     transport = httpx.AsyncHTTPTransport(uds=str(host.folder / "run" / "broker.sock"))
     headers = {CONNECTION: connection, "Accept": "application/json, text/event-stream"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://localhost", headers=headers, timeout=30
+    ) as client:
         yield client
 
 

@@ -106,8 +106,8 @@ def cut(world: World, why: str, before: int) -> None:
 
 def test_a_client_that_never_asks_is_closed(world: World) -> None:
     before = world.dtma.cuts["head-slow"]
+    began = time.monotonic()
     with tls(world) as client:
-        began = time.monotonic()
         assert answer_of(client).startswith(b"HTTP/1.1 408 ")
         assert HEAD_SECONDS * 0.9 < time.monotonic() - began < HEAD_SECONDS + SLACK
     cut(world, "head-slow", before)
@@ -138,8 +138,8 @@ def test_a_head_that_drips_is_cut_off_in_time(world: World, connection: Connecti
 
 def test_a_connection_without_requests_is_closed_after_a_while(world: World, connection: Connection) -> None:
     with tls(world) as client:
-        client.sendall(ping(connection))
         began = time.monotonic()
+        client.sendall(ping(connection))
         assert answer_of(client).startswith(b"HTTP/1.1 202 ")
         assert IDLE_SECONDS * 0.9 < time.monotonic() - began < IDLE_SECONDS + SLACK
 

@@ -80,7 +80,7 @@ async def test_any_worker_serves_any_session(gateway: World, everyday: RealServe
     statuses: list[int] = []
     # Each client is a new TCP connection, and the kernel spreads those over the workers.
     for _ in range(16):
-        async with httpx.AsyncClient(verify=gateway.tls.client_context(), trust_env=False) as fresh:
+        async with httpx.AsyncClient(verify=gateway.tls.client_context(), timeout=15, trust_env=False) as fresh:
             statuses.append(
                 (await RawSession(fresh, session.connection, session.id).post(call("get_time"))).status_code
             )

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Generator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -122,7 +123,7 @@ async def test_streams_that_are_listened_to_take_no_place(
     gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
 ) -> None:
     script, switch = held
-    connection = limited(gateway, script, concurrent_calls=1, call_timeout_seconds=3)
+    connection = limited(gateway, script, concurrent_calls=1, call_timeout_seconds=6)
     listening = [asyncio.create_task(http.get(connection.url, headers=connection.headers)) for _ in range(2)]
     listening.append(asyncio.create_task(post(http, connection, request("subscriptions/listen", {}))))
     await asyncio.to_thread(eventually, lambda: script.open == 3, "they listen")
@@ -131,7 +132,7 @@ async def test_streams_that_are_listened_to_take_no_place(
     # Nor can a call hide behind one in a batch.
     hidden = [request("subscriptions/listen", {}, id=1), call("x", id=2)]
     assert [error["id"] for error in (await post(http, connection, hidden)).json()] == [1, 2]
-    assert "took longer than 3 s" in (await asyncio.wait_for(running, 10)).json()["error"]["message"]
+    assert "took longer than 6 s" in (await asyncio.wait_for(running, 14)).json()["error"]["message"]
     await asyncio.to_thread(eventually, lambda: script.open == 3, "the server's side is closed")
     assert not any(each.done() for each in listening)
     switch.release()
@@ -210,12 +211,11 @@ async def test_a_call_that_was_answered_takes_no_place_while_its_stream_still_en
     script.answer = slow_to_end
     connection = limited(gateway, script, concurrent_calls=1)
     try:
-        async with (
-            http.stream("POST", connection.url, json=call("x", id=1), headers=connection.headers) as first,
-            http.stream("POST", connection.url, json=call("x", id=2), headers=connection.headers) as second,
-        ):
-            assert b'"id":1,"result"' in await anext(first.aiter_raw())
-            assert b'"id":2,"result"' in await anext(second.aiter_raw())
+        async with AsyncExitStack() as streams:
+            for id_ in (1, 2):
+                asking = http.stream("POST", connection.url, json=call("x", id=id_), headers=connection.headers)
+                answer = await streams.enter_async_context(asking)
+                assert b'"id":%d,"result"' % id_ in await anext(answer.aiter_raw())
             # Only calls are looked at: a batch with something else keeps its places to the end.
             both = limited(gateway, script, concurrent_calls=2)
             batch = [call("x", id=3), request("ping", id=4)]
@@ -348,13 +348,13 @@ async def test_refused_requests_name_their_reason_in_the_log(
 ) -> None:
     script, _ = held
     connection = limited(
-        gateway, script, concurrent_calls=1, requests_per_minute=2, max_request_bytes=1024, call_timeout_seconds=3
+        gateway, script, concurrent_calls=1, requests_per_minute=2, max_request_bytes=1024, call_timeout_seconds=6
     )
     await post(http, connection, request("ping"))
     (running,) = await start(http, connection, script)
     await post(http, connection, call("x"))
     await post(http, connection, call("x", {"x": "y" * 1024}))
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 14)
     await post(http, connection, call("x"))
     reasons = [line["reason"] for line in gateway.log_lines() if line.get("connection") == connection.uid]
     assert reasons == ["concurrency-limit", "request-size-limit", "call-timeout", "rate-limit"]

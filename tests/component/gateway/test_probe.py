@@ -189,10 +189,10 @@ def test_a_prober_that_dies_or_hangs_is_replaced_and_costs_one_probe(everyday: R
     with running_world(workers=1) as world:
         worker = world.dtma.workers[0].pid
         assert world.dtma.probe(everyday.port, "/mcp").report.ok
-        for signal_ in (signal.SIGKILL, signal.SIGSTOP):
+        for signal_, deadline in ((signal.SIGKILL, 10.0), (signal.SIGSTOP, 1.0)):
             prober = eventually(lambda: prober_of(worker), "a prober runs", seconds=20)
             os.kill(prober, signal_)
-            first = world.dtma.probe(everyday.port, "/mcp", deadline=1.0)
+            first = world.dtma.probe(everyday.port, "/mcp", deadline=deadline)
             assert first.report.ok or first.report.message in (
                 "the probe of it hung",
                 "the process that probed it ended",
@@ -204,14 +204,14 @@ def test_a_prober_that_dies_or_hangs_is_replaced_and_costs_one_probe(everyday: R
 
 async def test_a_prober_that_takes_long_to_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = tmp_path / "python"
-    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
+    slow.write_text(f'#!/bin/sh\nsleep 5\nexec {sys.executable} "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(slow))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setattr(probing, "MARGIN_SECONDS", 0.0)
     prober = probing.Probing(structlog.get_logger())
     try:
-        request = ProbeRequest(probe=1, address="127.0.0.1", port=free_port(), path="/mcp", deadline=1.0)
+        request = ProbeRequest(probe=1, address="127.0.0.1", port=free_port(), path="/mcp", deadline=4.0)
         result = await prober.probe(request)
         assert result.report.message not in ("the probe of it hung", "the process that probed it ended")
     finally:

@@ -72,7 +72,7 @@ async def drip(request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
 
 
 def test_the_last_policy_serves_for_a_while_after_dtma_is_gone(script: ScriptedServer) -> None:
-    with running_world(workers=1, settings={"policyGraceSeconds": 3.0}) as world:
+    with running_world(workers=1, settings={"policyGraceSeconds": 6.0}) as world:
         connection = world.connect(world.instance(script.port))
         with scripted_server(drip) as dripping, client_of(world) as http:
             listener = world.connect(world.instance(dripping.port))
@@ -93,7 +93,7 @@ def test_the_last_policy_serves_for_a_while_after_dtma_is_gone(script: ScriptedS
             assert begun.wait(10)
             world.dtma.stop()
             assert status(world, connection) == 202 and not ends
-            eventually(lambda: status(world, connection) == 503, "the grace period ends")
+            eventually(lambda: status(world, connection) == 503, "the grace period ends", seconds=30)
             # No stream outlives the policy that allowed it.
             eventually(lambda: ends == ["cut"], "the stream is cut")
             reader.join(5)
@@ -185,7 +185,7 @@ def test_on_sigterm_a_running_call_ends_and_then_the_processes() -> None:
 def test_pings_are_answered(gateway: World) -> None:
     before = len(gateway.dtma.pongs)
     gateway.dtma.send(Ping(nonce=77))
-    eventually(lambda: gateway.dtma.pongs[before:] == [77, 77], "a pong of each worker", seconds=2)
+    eventually(lambda: gateway.dtma.pongs[before:] == [77, 77], "a pong of each worker")
 
 
 def test_the_gateway_does_not_run_as_root(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ async def test_workers_that_drain_still_obey_a_revocation(patient_world: World) 
             answers = await asyncio.gather(*calls)
             took = time.monotonic() - began
     assert [answer.status_code for answer in answers] == [401] * 8
-    assert took < 0.5, took
+    assert took < ROLL, "nobody waits for those that drain"
 
 
 async def test_what_drains_still_counts_for_the_limit_and_every_call_is_recorded_once(patient_world: World) -> None:
@@ -258,7 +258,7 @@ def test_new_settings_are_in_force_after_a_reload(world: World) -> None:
             assert tls.recv(1000).startswith(b"HTTP/1.1 408 ")
             assert time.monotonic() - began < 5
     assert events(world, "restart-needed") == ["restart-needed"], "what a reload cannot change is said"
-    assert len(pids(world)) == 2
+    eventually(lambda: len(pids(world)) == 2, "two workers are left", seconds=ROLL)
 
 
 def test_a_version_that_does_not_serve_leaves_the_old_workers_at_work(world: World, script: ScriptedServer) -> None:

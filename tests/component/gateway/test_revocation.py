@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import re
 import socket
 import ssl
-import time
 
 import httpx
 import pytest
@@ -38,23 +38,40 @@ async def silent(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
     raise AssertionError
 
 
+class Numbered:
+    """An event every 10 ms, for ever, each with its number."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def answer(self, request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            self.sent += 1
+            await response.write(b'data: {"n":%d}\n\n' % self.sent)
+            await asyncio.sleep(0.01)
+
+
 class Reader:
-    """Reads a stream in the background and remembers when the last bytes came."""
+    """Reads a stream in the background and keeps what came."""
 
     def __init__(self, http: httpx.AsyncClient, method: str, connection: Connection):
         self._stream = http.stream(
             method, connection.url, headers=connection.headers, json=request("ping") if method == "POST" else None
         )
         self.begun = asyncio.Event()
-        self.last = 0.0
+        self.received = b""
+        self.pieces = 0
         self.task = asyncio.create_task(self._read())
 
     async def _read(self) -> str:
         try:
             async with self._stream as answer:
-                async for _ in answer.aiter_raw():
+                async for piece in answer.aiter_raw():
                     self.begun.set()
-                    self.last = time.monotonic()
+                    self.received += piece
+                    self.pieces += 1
                 return "ended"
         except httpx.TransportError:
             return "cut"
@@ -64,17 +81,16 @@ class Reader:
 async def test_a_running_stream_is_cut_and_nothing_comes_after_the_ack(
     gateway: World, script: ScriptedServer, http: httpx.AsyncClient, method: str
 ) -> None:
-    script.answer = endless
+    events = Numbered()
+    script.answer = events.answer
     connection = gateway.connect(gateway.instance(script.port))
     reader = Reader(http, method, connection)
     await asyncio.wait_for(reader.begun.wait(), 10)
-    started = time.monotonic()
     await asyncio.to_thread(gateway.revoke, connection)
-    acked = time.monotonic()
-    assert await asyncio.wait_for(reader.task, 5) == "cut"
-    # The ack is polled for every 10 ms, and bytes may have been on their way for a moment.
-    assert reader.last <= acked + 0.05
-    assert acked - started < 0.5
+    sent = events.sent
+    assert await asyncio.wait_for(reader.task, 10) == "cut"
+    received = [int(number) for number in re.findall(rb'"n":(\d+)\}', reader.received)]
+    assert received == [*range(1, len(received) + 1)] and 0 < len(received) <= sent
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
     assert (await http.post(connection.url, json=request("ping"), headers=connection.headers)).status_code == 401
 
@@ -141,8 +157,8 @@ async def test_others_streams_go_on(gateway: World, script: ScriptedServer, http
     reader = Reader(http, "GET", staying)
     await asyncio.wait_for(reader.begun.wait(), 10)
     await asyncio.to_thread(gateway.revoke, leaving)
-    acked = time.monotonic()
-    await asyncio.to_thread(eventually, lambda: reader.last > acked, "more bytes after the ack")
+    before = reader.pieces
+    await asyncio.to_thread(eventually, lambda: reader.pieces > before + 1, "more bytes after the ack")
     await asyncio.to_thread(gateway.revoke, staying)
     await asyncio.wait_for(reader.task, 5)
 

@@ -148,7 +148,7 @@ async def test_a_stream_that_takes_too_long_is_cut_though_it_goes_on(
             await asyncio.sleep(0.05)
 
     script.answer = drip
-    connection = limited(gateway, script, call_timeout_seconds=1)
+    connection = limited(gateway, script, call_timeout_seconds=4)
     with pytest.raises(httpx.TransportError):
         await post(http, connection, call("x"))
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")

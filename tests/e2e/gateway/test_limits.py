@@ -42,9 +42,9 @@ async def test_a_client_at_its_rate_keeps_its_session_and_goes_on_after_the_time
     port = fastmcp_server(supervisor)
     # Opening a session, with its GET stream, and listing take their part of the minute.
     connection = gateway.connect(gateway.instance(port), limits=GrantLimits(requests_per_minute=8))
+    begun = time.monotonic()
     async with sdk_client(gateway, connection, "legacy") as client:
         calls: list[float] = []
-        begun = time.monotonic()
         while True:
             try:
                 await add(client)

@@ -37,7 +37,7 @@ def test_a_copied_instance_id_is_refused_and_the_original_is_not_touched(space: 
     world = space.world
     original, connection = space.server("original"), space.connection("to-original", "original")
     world.await_condition(connection, "Ready", "True")
-    before = world.status(original)
+    before = world.await_status(original, connections=1)
     copy = exported(space, "mcps", original.name)
     assert copy["metadata"]["annotations"][ANNOTATION_INSTANCE_ID] == before["instanceId"]
     assert FINALIZER_CLEANUP in copy["metadata"]["finalizers"] and copy["status"]["instanceId"]

@@ -21,6 +21,9 @@ def recorded(far: FarToolbox, server: Target) -> str:
 
 
 def test_a_host_cut_off_is_lost_after_its_lease_and_loses_nothing(far: FarToolbox) -> None:
+    # With the shortest one, Unreachable is over within three seconds.
+    far.world.patch(far.target, {"spec": {"leaseDuration": "40s"}})
+    far.world.await_condition(far.target, "Ready", "True")
     server = far.ready_server("time")
     connection = far.ready_connection("bot", server)
     before, grants = far.container(server), far.host.grants()
@@ -34,7 +37,7 @@ def test_a_host_cut_off_is_lost_after_its_lease_and_loses_nothing(far: FarToolbo
     assert {target: far.world.condition(target, "Ready") for target in seen} == seen
     far.world.await_event(far.target, "HostUnreachable")
 
-    far.world.await_status(far.target, phase="Lost", seconds=60)
+    far.world.await_status(far.target, phase="Lost", seconds=90)
     lost = far.world.await_condition(far.target, "Ready", "False", "HostLost")
     assert "leaseDuration" in lost["message"]
     far.world.await_event(far.target, "HostLost")

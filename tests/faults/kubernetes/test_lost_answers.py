@@ -9,12 +9,17 @@ import pytest
 from localstack.quickstart import Target
 from support.poll import until
 from support.proxies.faults import Lose, Refuse, Truncate
-from support.system.arena import Arena, Watched, on
+from support.system.arena import PATIENT_LEASE, Arena, Watched, on
 from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 
 STATUS = "status"
+
+
+@pytest.fixture(scope="module")
+def operator_arguments() -> tuple[str, ...]:
+    return PATIENT_LEASE
 
 
 def single_token(arena: Arena, space: Space, connection: str) -> str:

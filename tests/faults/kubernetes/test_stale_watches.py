@@ -7,12 +7,17 @@ import pytest
 from support.kubernetes.api import path_of
 from support.poll import until
 from support.proxies.faults import GONE, Cut, Refuse, Silence
-from support.system.arena import Arena, Watched, interrupt, on
+from support.system.arena import PATIENT_LEASE, Arena, Watched, interrupt, on
 from support.system.space import Space
 
 pytestmark = pytest.mark.faults
 
 OURS = ("toolboxes", "mcpservers", "agentmcpconnections", "secrets")
+
+
+@pytest.fixture(scope="module")
+def operator_arguments() -> tuple[str, ...]:
+    return PATIENT_LEASE
 
 
 def test_a_watch_that_ends_is_taken_up_again(operator: Watched, space: Space) -> None:

@@ -9,6 +9,7 @@ import pytest
 from localstack.host import Host
 from localstack.processes import Child
 from localstack.quickstart import Target
+from support.kubernetes.api import path_of
 from support.manifests import QUICK_SERVER
 from support.poll import until
 from support.system import rig
@@ -60,9 +61,10 @@ def test_a_deploy_and_a_removal_go_on_after_dtma_was_killed_in_the_middle_of_bot
     rig.ready(space, stubborn)
     file, container = rig.instance_file(world, stubborn), rig.container(world, stubborn)
     assert file is not None
-    space.delete(stubborn, wait=False)
-    until("its removal began", lambda: json.loads(file.read_text())["deleting"])
     fresh = rig.server(space, "fresh")
+    # Not by kubectl, which may take so long that the one is there, or the other gone, before DTMA is killed.
+    world.api.request("DELETE", path_of(stubborn.kind, stubborn.namespace, stubborn.name))
+    until("its removal began", lambda: json.loads(file.read_text())["deleting"])
     until("the host was told", lambda: rig.instance_file(world, fresh))
     dtma_of(host).kill()
     assert world.find(stubborn) is not None, "its finalizer waits for the host"

@@ -92,8 +92,8 @@ async def test_no_reconcile_runs_before_all_three_kinds_were_listed(
     monkeypatch.setattr("toolbox_operator.wiring.RELIST_RETRY", 0.1)
     async with operator() as running:
         await until("the list tried thrice", lambda: len(attempts), lambda times: times >= 3)
-        cached = running.context.cache.get(Kind.TOOLBOX, Key(namespace, "early"))
-        assert cached is not None, "the watch delivers already, so a worker would have had something to do"
+        # It delivers already, so a worker would have something to do.
+        await until("delivered", lambda: running.context.cache.get(Kind.TOOLBOX, Key(namespace, "early")))
         assert running.seen.calls == []
         open_.set()
         await until("seen", lambda: running.seen.of(Kind.TOOLBOX, Key(namespace, "early")))
@@ -114,8 +114,8 @@ async def test_an_operator_that_is_there_before_its_kinds_waits_for_them(
     monkeypatch.setattr(KubeRest, "request", before_the_crds)
     monkeypatch.setattr("toolbox_operator.wiring.RELIST_RETRY", 0.5)
     await create(rest, namespace, "t")
-    async with operator(watch_fresh=1.0) as running:
-        await until("looked for thrice", lambda: len(attempts), lambda times: times >= 3)
+    async with operator(watch_fresh=5.0) as running:
+        await until("looked for during more than that", lambda: len(attempts), lambda times: times >= 14, seconds=30)
         assert not running.task.done()
         installed.set()
         await until("seen", lambda: running.seen.of(Kind.TOOLBOX, Key(namespace, "t")))

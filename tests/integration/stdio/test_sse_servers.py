@@ -120,7 +120,7 @@ async def test_a_revoked_connection_is_out_at_once_and_nobody_else(stdio_host: S
             await asyncio.to_thread(stdio_host.revoke, uid)
             with pytest.raises(Exception, match=r".+"):
                 await running
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 10, "the call would have taken 20 s"
         assert "x" in await said(kept, "echo", {"message": "x"})
 
 

@@ -59,10 +59,13 @@ async def test_all_requests_of_an_agent_share_a_container_which_ends_with_its_gr
     assert stdio_host.observed(clock)["probe"]["protocolVersion"] == MODERN
     until("no container of the probe", lambda: not stdio_host.sessions(clock))
     (uid, token), (_, other) = stdio_host.grant(clock), stdio_host.grant(clock)
-    async with connected(stdio_host, clock, token) as one, connected(stdio_host, clock, token) as two:
-        assert one.protocol_version == two.protocol_version == MODERN
-        answers = await asyncio.gather(*(told(client) for client in (one, two) * 4))
-        assert all("+09:00" in answer for answer in answers)
+    async with connected(stdio_host, clock, token, MODERN) as one:
+        # It has started, and is asked what it speaks: agents that find out for themselves wait 10 s for that.
+        assert "+09:00" in await told(one)
+        async with connected(stdio_host, clock, token) as two:
+            assert one.protocol_version == two.protocol_version == MODERN
+            answers = await asyncio.gather(*(told(client) for client in (one, two) * 4))
+            assert all("+09:00" in answer for answer in answers)
         until("one open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 1, seconds=TOLD)
         async with connected(stdio_host, clock, other) as another, connected(stdio_host, clock, token, "legacy") as old:
             assert "+09:00" in await told(another) and "+09:00" in await told(old)

@@ -226,7 +226,9 @@ class Visitor:
                 # Those of calls that were left run on.
                 for seen, kind in ((self._notes, "notes"), (self._answered, "asks")):
                     all_of_them = [*range(1, sum(each[kind] for each in wanted) + 1)]
-                    await until(kind, lambda seen=seen: sorted(seen), lambda got, all=all_of_them: got == all)
+                    await until(
+                        kind, lambda seen=seen: sorted(seen), lambda got, all=all_of_them: got == all, seconds=SECONDS
+                    )
                 async with self._http.delete(self._url, headers=self._headers) as ended:
                     assert ended.status == 204, await ended.text()
 

@@ -18,9 +18,10 @@ from support.dtma_crashes.journal import Write
 from support.dtma_crashes.owner import Images, Owner, Step, new_life
 from support.dtma_crashes.world import Onlooker, Plain
 from support.system.witness import witness
+from toolbox_dtma.state.files import TEMPORARY_PREFIX
 from toolbox_operator.hosts.api import HostUnreachable
 
-REST = 0.4
+REST = 1.0
 """Seconds between two equal looks at a world that rests."""
 
 
@@ -96,7 +97,7 @@ async def settled(owner: Owner, expected: Plain | None, *, seconds: float = 60.0
     while True:
         try:
             seen = await owner.world()
-            if seen == expected or (expected is None and seen == before and seen["workers current"]):
+            if seen == expected or (expected is None and seen == before and _rests(seen)):
                 return seen
             before = seen
         except HostUnreachable:
@@ -104,6 +105,10 @@ async def settled(owner: Owner, expected: Plain | None, *, seconds: float = 60.0
         if loop.time() > deadline:
             raise AssertionError("the world does not come to rest as expected:\n" + difference(expected, before))
         await asyncio.sleep(0.05 if expected is not None else REST)
+
+
+def _rests(seen: Plain) -> bool:
+    return seen["workers current"] and not any(TEMPORARY_PREFIX in name for name in seen["files"])
 
 
 @dataclass

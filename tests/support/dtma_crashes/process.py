@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ from toolbox_dtma.link.messages import TO_WORKER, Delta, Snapshot
 from toolbox_dtma.management.service import Service
 from toolbox_dtma.policy import server as policy
 from toolbox_dtma.policy.worker import Worker as RealWorker
+from toolbox_dtma.settings import Timings
 
 MUTATING = ("PUT", "POST", "PATCH", "DELETE")
 _NAMED = re.compile(r"(?<=/)([0-9a-f]{12,64}|mtb-[a-z0-9-]+)(?=/|$)")
@@ -118,6 +120,8 @@ class Wrapping:
             (engine, "iptables_runner", runner),
             (policy, "Worker", Worker),
             (serving, "make_app", app),
+            # No worker hangs here, but on a busy machine one may take longer than the product allows it.
+            (serving, "Timings", partial(Timings, silence=3.0)),
         ):
             setattr(module, name, wrapped)
 

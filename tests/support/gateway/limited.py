@@ -67,9 +67,9 @@ async def start(
     """Calls that the server has and does not answer."""
     message = request("tools/call", {"name": "x", **META}) if modern else call("x")
     headers = MODERN_HEADERS if modern else {}
-    before = script.open
+    before = len(script.seen)
     started = [asyncio.create_task(post(http, connection, message, **headers)) for _ in range(calls)]
-    await asyncio.to_thread(eventually, lambda: script.open == before + calls, "the calls run")
+    await asyncio.to_thread(eventually, lambda: len(script.seen) == before + calls, "the server has the calls")
     return started
 
 

@@ -43,10 +43,9 @@ class Launcher:
         argv = [sys.executable, "-m", "support.operator_crashes.operator", str(path)]
         command = Command("crash-operator", argv, env={"PYTHONPATH": PYTHONPATH})
         self._child = supervisor.start(command)
-        self._child.wait_until(path.exists, 60, "listening")
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(30)
-        self._socket.connect(str(path))
+        self._child.wait_until(lambda: self._socket.connect_ex(str(path)) == 0, 60, "listening")
         self._stream = self._socket.makefile("rw")
         self._journal = folder / "journal"
         self._journal.touch(mode=0o600)

@@ -20,6 +20,8 @@ from toolbox_operator.api.meta import ANNOTATION_ROTATE, ANNOTATION_ROTATED, Kin
 SERVER, CONNECTION, SECRET = "time", "bot", "bot-mcp"
 PAUSE = 1.5
 """Seconds without a write after which an undisturbed step is over."""
+REFERENCE_PAUSE = 3.0
+"""The same where every other life is compared with what there is then."""
 
 Secret = dict[str, str]
 
@@ -233,7 +235,7 @@ def undisturbed(site: Site, step: Step) -> tuple[Look, list[Write]]:
     launcher.order(Order())
     begin = launcher.position()
     step.do(site)
-    look = world.await_steady(step.reached, launcher.position, steady=PAUSE)
+    look = world.await_steady(step.reached, launcher.position, steady=REFERENCE_PAUSE)
     assert look is not None
     assert launcher.running()
     step.check(site)

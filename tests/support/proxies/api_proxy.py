@@ -244,7 +244,7 @@ class ApiProxy:
                 return self._tell(exchange, answer)
 
     def _tell(self, exchange: Exchange, answer: web.Response) -> web.Response:
-        exchange.told = answer.status
+        exchange.told, exchange.told_at = answer.status, time.monotonic()
         return answer
 
     async def _pass(self, exchange: Exchange, incoming: web.Request) -> web.StreamResponse:
@@ -277,6 +277,7 @@ class ApiProxy:
         """Pass a stream on as it comes."""
         async with self._upstream_request(exchange.request) as answer:
             exchange.answered = exchange.told = answer.status
+            exchange.told_at = time.monotonic()
             outgoing = web.StreamResponse(status=answer.status, headers=_passed_on(answer.headers))
             await outgoing.prepare(incoming)
             if exchange.request.verb != "watch" or answer.status != 200:

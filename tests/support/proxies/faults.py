@@ -48,6 +48,8 @@ class Exchange:
     """None: it never reached the server, or its answer is not there yet."""
     told: int | None = None
     """None: the client heard nothing (yet)."""
+    told_at: float | None = None
+    """When, on the monotonic clock: the client heard it later than this."""
     problem: str = ""
     """The beginning of the server's answer when it is an error."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ class Candidate:
     sql: BackgroundProxy
     clock: Path
     """A file with the seconds by which its wall clock is off."""
+
+    def turn_clock(self, seconds: str) -> None:
+        """Have its wall clock off by so much; it may read the file at any moment."""
+        beside = self.clock.with_suffix(".new")
+        beside.write_text(seconds)
+        os.replace(beside, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ class Pair:
         for one in self.candidates:
             one.proxy.clear()
             one.sql.thaw()
-            one.clock.write_text("0")
+            one.turn_clock("0")
             one.replica.resume()
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from localstack.quickstart import Target
 from support.poll import until
 from support.system.space import Space
-from support.system.world import World
+from support.system.world import World, records_in
 from support.tcp import State, ends, sockets_of
 
 
@@ -46,8 +46,8 @@ def is_ready(world: World) -> bool:
 
 def instance_file(world: World, target: Target) -> Path | None:
     """The file in which the host keeps what it was told of a server."""
-    for path in (world.stack.host.state_dir / "instances").glob("*.json"):
-        desired = json.loads(path.read_text())["desired"]
+    for path, record in records_in(world.stack.host.state_dir / "instances").items():
+        desired = record["desired"]
         if (desired["namespace"], desired["name"]) == (target.namespace, target.name):
             return path
     return None

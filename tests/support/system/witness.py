@@ -20,6 +20,8 @@ class Witness:
         self._lock = threading.Lock()
         self.doubles: list[str] = []
         """One line for each time that a second container of an instance started beside a running one."""
+        self.removed: set[str] = set()
+        """Every container whose removal was seen."""
         self.starts: dict[str, list[float]] = defaultdict(list)
         """When each container was started, by the engine's clock, as far as that was seen happening."""
 
@@ -33,6 +35,8 @@ class Witness:
                     self.doubles.append(f"instance {instance}: {', '.join(sorted(running))} run side by side")
             elif action in ("die", "destroy"):
                 running.discard(container)
+            if action == "destroy":
+                self.removed.add(container)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -18,6 +19,17 @@ from support.conditions import check_conditions
 from support.kubernetes.api import KubeApi, api_of, path_of
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
+
+
+def records_in(folder: Path) -> dict[Path, Any]:
+    """What the host keeps in a folder, by file."""
+    found: dict[Path, Any] = {}
+    for path in folder.glob("*.json"):
+        try:
+            found[path] = json.loads(path.read_text())
+        except FileNotFoundError:
+            continue  # removed meanwhile
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +132,8 @@ class World:
 
     def containers_of(self, namespace: str) -> list[str]:
         """Ids of the host's containers, running or not, for servers of one namespace; and of those nobody wants."""
-        folder = self.stack.host.state_dir / "instances"
-        wanted = {path.stem: json.loads(path.read_text())["desired"]["namespace"] for path in folder.glob("*.json")}
+        records = records_in(self.stack.host.state_dir / "instances")
+        wanted = {path.stem: record["desired"]["namespace"] for path, record in records.items()}
         label = f"label={LABEL_HOST}={self.stack.host.host_id}"
         shown = f'{{{{.ID}}}} {{{{.Label "{LABEL_INSTANCE}"}}}}'
         listed = self.stack.parts.engine.docker("ps", "--all", "--no-trunc", "--filter", label, "--format", shown)
@@ -130,9 +142,8 @@ class World:
 
     def grants_of(self, namespace: str) -> list[str]:
         """Names of the host's grant files for connections of one namespace."""
-        folder = self.stack.host.state_dir / "grants"
-        grants = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
-        return sorted(name for name, grant in grants.items() if grant["grant"]["namespace"] == namespace)
+        records = records_in(self.stack.host.state_dir / "grants")
+        return sorted(path.name for path, record in records.items() if record["grant"]["namespace"] == namespace)
 
     def open_rows(self, namespace: str) -> list[tuple[Any, ...]]:
         """Rows of a namespace's objects that are not closed."""

@@ -304,13 +304,14 @@ def _hammered(wanted: Wanted) -> tuple[list[float], list[tuple[float, float]]]:
     found: list[tuple[list[float], list[tuple[float, float]]]] = [pipe.recv() for pipe in pipes]
     for descriptor in shared.descriptors:
         os.close(descriptor)
-    assert all(let_in for let_in, _ in found), "every process let something in"
+    assert sum(bool(let_in) for let_in, _ in found) > 1, "more than one process let something in"
     return sorted(at for let_in, _ in found for at in let_in), [span for _, spans in found for span in spans]
 
 
 def _wait_until_stopped(pid: int) -> None:
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+    # One that had just come to its end is a zombie instead.
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "TZ":
         assert time.monotonic() < deadline
 
 
