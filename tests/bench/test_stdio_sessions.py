@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,10 @@ OPEN, RESTARTS = 8, 3
 SERVED_BOUND = 5.0
 """Seconds until a new session works: the figure for what ends the session broker."""
 GONE_BOUND = 5.0
+ENDS, ENDED_BOUND = 8, 0.5
 PING = message("ping")
+# Without spaces: the script looks for this spelling.
+WHOAMI = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"whoami","arguments":{}}}'
 
 METHOD = """
 A session is what an agent gets by `initialize`, from its connection to the gateway over TLS to the whole answer, on a
@@ -56,7 +61,16 @@ RESTARTS_METHOD = """
 The session broker is killed while {open} sessions are open: until a new session is served, and until all containers
 that were there are gone.
 """
+ENDS_METHOD = """
+A session is open: from the request to DTMA that deletes its grant, or stops its server, until its process is gone.
+"""
 KEPT_CONNECTIONS = 8
+
+
+BODY: dict[str, Any] = {
+    "sessions": {"maxSessions": OPEN + AT_ONCE, "idleSeconds": IDLE_SECONDS},
+    "limits": {"memoryBytes": 256 * 1024 * 1024, "cpuMillis": 1000, "pids": 64},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +102,7 @@ def host(docker_engine: Engine, supervisor: Supervisor, state_folder: Path) -> G
 def _deployed(host: StdioHost, **changes: Any) -> Generator[str]:
     """A ready server without any container."""
     instance = str(uuid.uuid4())
-    sessions = {"maxSessions": OPEN + AT_ONCE, "idleSeconds": IDLE_SECONDS}
-    limits = {"memoryBytes": 256 * 1024 * 1024, "cpuMillis": 1000, "pids": 64}
-    body: dict[str, Any] = {"sessions": sessions, "limits": limits, **changes}
-    host.deploy(instance, **body)
+    host.deploy(instance, **BODY, **changes)
     host.await_phase(instance, "Ready")
     host.await_no_sessions(instance)
     yield instance
@@ -99,7 +110,10 @@ def _deployed(host: StdioHost, **changes: Any) -> Generator[str]:
 
 
 def _endpoint(host: StdioHost, instance: str) -> Endpoint:
-    _, token = host.grant(instance)
+    return _endpoint_of(host, instance, host.grant(instance)[1])
+
+
+def _endpoint_of(host: StdioHost, instance: str, token: str) -> Endpoint:
     return Endpoint(f"{host.url}/servers/{instance}/mcp", token, host.host.ca_file.read_text())
 
 
@@ -275,6 +289,45 @@ def test_a_broker_that_is_killed_leaves_no_container(host: StdioHost, report: Re
     title = f"a new session (max ≤ {milliseconds(SERVED_BOUND)})"
     section.add(title, *Sample.of(served).cells(), met=max(served) <= SERVED_BOUND)
     section.check()
+
+
+def test_sessions_end_with_their_grant_and_their_server_within_half_a_second(host: StdioHost, report: Report) -> None:
+    section = report.section("End of stdio sessions", ENDS_METHOD, ("", *DURATIONS))
+    revoked: list[float] = []
+    stopped: list[float] = []
+    for _ in range(ENDS):
+        with _deployed(host) as instance:
+            uid, token = host.grant(instance)
+            revoked.append(_until_ended(host, instance, token, partial(host.revoke, uid)))
+            stop = partial(host.deploy, instance, generation=2, state="Stopped", **BODY)
+            stopped.append(_until_ended(host, instance, host.grant(instance)[1], stop))
+    for title, taken in (("its grant is deleted", revoked), ("its server is stopped", stopped)):
+        bound = f"{title} (max ≤ {milliseconds(ENDED_BOUND)})"
+        section.add(bound, *Sample.of(taken).cells(), met=max(taken) <= ENDED_BOUND)
+    section.check()
+
+
+def _container_of(connection: RawConnection) -> str:
+    answer = connection.post(WHOAMI).body
+    found = re.search(rb'"text":"([0-9a-f]{64})"', answer)
+    assert found is not None, answer
+    return found[1].decode()
+
+
+def _until_ended(host: StdioHost, instance: str, token: str, word: Callable[[], None]) -> float:
+    """Seconds from the word until the process of a new session is gone."""
+    connection, _ = _begun(_endpoint_of(host, instance, token))
+    process = Path(f"/proc/{host.sessions(instance)[_container_of(connection)]['State']['Pid']}")
+    begin = time.monotonic()
+    telling = threading.Thread(target=word)
+    telling.start()
+    while process.exists():
+        assert time.monotonic() - begin < 10, "it is still there"
+        threading.Event().wait(0.002)
+    took = time.monotonic() - begin
+    telling.join()
+    connection.close()
+    return took
 
 
 def _is_served(endpoint: Endpoint) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 import httpx
 import pytest
 
-from support.gateway.limited import Held
+from support.gateway.held_calls import Held
 from support.gateway.mcp_servers import RealServer, ScriptedServer, real_server, scripted_server
 from support.gateway.world import World, running_world
 

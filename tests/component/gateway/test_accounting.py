@@ -11,7 +11,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway.hang_ups import hang_up
+from support.gateway.held_calls import Held, hang_up, start
 from support.gateway.mcp_http import MODERN, call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen, json_answer, raw_answer
 from support.gateway.threads import eventually
@@ -195,38 +195,14 @@ async def silent(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
     raise AssertionError
 
 
-async def hung_up(
-    gateway: World, http: httpx.AsyncClient, connection: Connection, script: ScriptedServer, **headers: str
-) -> None:
-    """Send a call and hang up while the server works on it."""
-    message = call("x")
-    if headers:
-        message["params"]["_meta"] = {
-            "io.modelcontextprotocol/protocolVersion": MODERN,
-            "io.modelcontextprotocol/clientCapabilities": {},
-        }
-    asking = asyncio.create_task(http.post(connection.url, json=message, headers={**connection.headers, **headers}))
-    await asyncio.to_thread(eventually, lambda: script.open == 1, "the call runs")
-    await hang_up(gateway, asking)
-
-
 async def test_a_call_whose_client_hung_up_is_detached_once_it_ended(
-    gateway: World, script: ScriptedServer, http: httpx.AsyncClient
+    gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
 ) -> None:
-    gates: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def answer(_request: web.BaseRequest, _seen: Seen) -> web.StreamResponse:
-        gate = asyncio.Event()
-        gates.append((asyncio.get_running_loop(), gate))
-        await gate.wait()
-        return web.json_response(result())
-
-    script.answer = answer
+    script, switch = held
     connection = gateway.connect(gateway.instance(script.port))
-    await hung_up(gateway, http, connection, script)
+    await hang_up(gateway, *await start(http, connection, script))
     assert gateway.dtma.calls_of(connection.uid) == [] and script.open == 1, "it runs on"
-    for loop, gate in gates:
-        loop.call_soon_threadsafe(gate.set)
+    switch.release()
     (record,) = await recorded(gateway, connection)
     assert record.outcome.value == "detached"
 
@@ -236,8 +212,7 @@ async def test_a_call_that_ends_with_its_client_s_connection_is_cancelled(
 ) -> None:
     script.answer = silent
     connection = gateway.connect(gateway.instance(script.port))
-    modern = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
-    await hung_up(gateway, http, connection, script, **modern)
+    await hang_up(gateway, *await start(http, connection, script, modern=True))
     (record,) = await recorded(gateway, connection)
     assert (record.outcome.value, record.protocol_version) == ("cancelled", MODERN)
 
@@ -249,7 +224,7 @@ async def test_a_revoked_call_is_cancelled_whether_or_not_its_client_waits(
     script.answer = silent
     connection = gateway.connect(gateway.instance(script.port))
     if hangs_up:
-        await hung_up(gateway, http, connection, script)
+        await hang_up(gateway, *await start(http, connection, script))
         await asyncio.to_thread(gateway.revoke, connection)
     else:
         asking = asyncio.create_task(http.post(connection.url, json=call("x"), headers=connection.headers))

@@ -17,7 +17,7 @@ from support.broker import eras_server
 from support.broker.programs import Script, Scripted, Spawned
 from support.broker.stdio_instances import TOOLS, stdio_instance
 from support.broker.world import Broker, running_broker
-from support.gateway.hang_ups import hang_up
+from support.gateway.held_calls import hang_up
 from support.gateway.mcp_http import INITIALIZE, MODERN, RawSession, request, sdk_client
 from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, restricted

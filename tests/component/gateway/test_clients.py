@@ -16,6 +16,7 @@ from aiohttp import web
 from support.gateway.mcp_servers import ScriptedServer, Seen, scripted_server
 from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, running_world
+from support.tcp import State, ends
 
 pytestmark = pytest.mark.component
 
@@ -95,9 +96,7 @@ def memory(pid: int) -> int:
 
 def open_clients(world: World) -> int:
     """Connections of clients that the worker holds."""
-    text = Path(f"/proc/{worker(world)}/net/tcp").read_text().splitlines()[1:]
-    local = f":{world.port:04X}"
-    return sum(line.split()[1].endswith(local) and line.split()[3] == "01" for line in text)
+    return sum(end.port == world.port and end.state is State.ESTABLISHED for end in ends())
 
 
 def cut(world: World, why: str, before: int) -> None:

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway.hang_ups import hang_up
-from support.gateway.limited import META, MODERN_HEADERS, Held, ended, fresh, limited, post, refusal, start
+from support.gateway.held_calls import META, MODERN_HEADERS, Held, hang_up, post, start
+from support.gateway.limited import ended, fresh, limited, refusal
 from support.gateway.mcp_http import call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.threads import eventually

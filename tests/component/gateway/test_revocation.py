@@ -13,9 +13,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway.hang_ups import hang_up
-from support.gateway.limited import Held
-from support.gateway.mcp_http import MODERN, call, open_session, request
+from support.gateway.held_calls import Held, hang_up, start
+from support.gateway.mcp_http import call, open_session, request
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
 from support.gateway.threads import eventually
 from support.gateway.world import Connection, World, credential, restricted
@@ -175,23 +174,12 @@ async def test_narrowing_lets_a_running_call_end(gateway: World, everyday: RealS
     assert denied.json()["error"]["code"] == -32602
 
 
-async def hung_up(
-    gateway: World, http: httpx.AsyncClient, script: ScriptedServer, connection: Connection, **headers: str
-) -> None:
-    """Send a call and hang up while the server works on it."""
-    params = {"name": "x", "_meta": {"io.modelcontextprotocol/protocolVersion": MODERN}} if headers else {"name": "x"}
-    asking = asyncio.create_task(
-        http.post(connection.url, json=request("tools/call", params), headers={**connection.headers, **headers})
-    )
-    await asyncio.to_thread(eventually, lambda: script.open == 1, "the call runs")
-    await hang_up(gateway, asking)
-
-
 async def test_before_2026_a_hang_up_does_not_cancel_the_call(
     gateway: World, held: tuple[ScriptedServer, Held], http: httpx.AsyncClient
 ) -> None:
     script, switch = held
-    await hung_up(gateway, http, script, gateway.connect(gateway.instance(script.port)))
+    connection = gateway.connect(gateway.instance(script.port))
+    await hang_up(gateway, *await start(http, connection, script))
     assert script.open == 1, "it runs on"
     switch.release()
     await asyncio.to_thread(eventually, lambda: script.open == 0, "it ends when the server answers")
@@ -202,7 +190,7 @@ async def test_a_call_that_runs_on_is_still_revoked(
 ) -> None:
     script.answer = silent
     connection = gateway.connect(gateway.instance(script.port))
-    await hung_up(gateway, http, script, connection)
+    await hang_up(gateway, *await start(http, connection, script))
     await asyncio.to_thread(gateway.revoke, connection)
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
 
@@ -211,8 +199,8 @@ async def test_since_2026_a_hang_up_closes_the_server_s_side(
     gateway: World, script: ScriptedServer, http: httpx.AsyncClient
 ) -> None:
     script.answer = silent
-    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "x"}
-    await hung_up(gateway, http, script, gateway.connect(gateway.instance(script.port)), **headers)
+    connection = gateway.connect(gateway.instance(script.port))
+    await hang_up(gateway, *await start(http, connection, script, modern=True))
     await asyncio.to_thread(eventually, lambda: script.open == 0, "the server's side is closed")
 
 

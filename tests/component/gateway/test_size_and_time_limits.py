@@ -11,8 +11,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-from support.gateway.hang_ups import hang_up
-from support.gateway.limited import META, MODERN_HEADERS, Held, limited, post, refusal, start
+from support.gateway.held_calls import META, MODERN_HEADERS, Held, hang_up, post, start
+from support.gateway.limited import limited, refusal
 from support.gateway.mcp_http import call, request
 from support.gateway.mcp_servers import ScriptedServer, Seen
 from support.gateway.threads import eventually

@@ -7,7 +7,6 @@ before its turn comes. All live side by side, with one that nothing is hidden fr
 from __future__ import annotations
 
 import hashlib
-import json
 from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Generator
@@ -22,6 +21,7 @@ from localstack.processes import Supervisor
 from localstack.quickstart import Target
 from support import manifests
 from support.conditions import check_conditions
+from support.hosts.state_files import records_in
 from support.kubernetes.api import path_of
 from support.poll import until
 from support.proxies.api_proxy import ApiProxy
@@ -101,17 +101,8 @@ def listed(arena: Arena, kind: str, space: str) -> dict[str, dict[str, Any]]:
 
 def records(folder: Path, part: str, space: str) -> dict[str, dict[str, Any]]:
     """What the host keeps for a namespace, by object name."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in folder.glob("*.json"):
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            # Removed between the look at its folder and this one.
-            continue
-        kept = cast("dict[str, Any]", json.loads(text)[part])
-        if kept["namespace"] == space:
-            found[kept["name"]] = kept
-    return found
+    kept = [record[part] for record in records_in(folder).values()]
+    return {each["name"]: each for each in kept if each["namespace"] == space}
 
 
 def pictures(arena: Arena, space: Space) -> dict[str, dict[str, object]]:

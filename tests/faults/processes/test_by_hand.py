@@ -64,6 +64,7 @@ def test_a_container_that_was_ended_is_an_error_until_it_is_started_again(
     texts, times = list[str](), 0
     # An operator that is late finds the container started again, and has nothing to tell.
     while not texts:
+        assert times < 4, "nobody was told"
         docker(world, {"stopped": "stop", "killed": "kill"}[done], before)
         times += 1
         until("started again", lambda: world.status(server)["container"]["restarts"], times.__eq__, seconds=60)

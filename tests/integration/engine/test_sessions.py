@@ -125,9 +125,7 @@ async def test_what_a_process_writes_at_its_start_arrives_whole_with_both_stream
     assert output[STDOUT].split() == [b"out", *(str(number).encode() for number in range(1, 20001))]
 
 
-async def test_an_ended_session_is_gone_within_half_a_second_whatever_its_process_does(
-    host: EngineHost, instance: str
-) -> None:
+async def test_an_ended_session_is_killed_whatever_its_process_does(host: EngineHost, instance: str) -> None:
     host.want_sessions(instance, command=("sh", "-c", "trap '' TERM INT HUP; while true; do sleep 1; done"))
     await host.deployed(instance)
     opened = await host.engine.open_session(instance, "s-1")
@@ -135,7 +133,7 @@ async def test_an_ended_session_is_gone_within_half_a_second_whatever_its_proces
         began = time.monotonic()
         host.engine.end_session("s-1")
         assert (await frame(opened.stream))[0] == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 5, "it was asked to end, which it does not"
     await gone(host, "s-1")
 
 

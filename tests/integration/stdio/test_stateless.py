@@ -14,14 +14,12 @@ from mcp_types import TextContent
 
 from localstack import agent, images
 from localstack.docker import Engine
-from support.hosts.stdio_host import StdioHost
+from support.hosts.stdio_host import SESSIONS_TOLD, StdioHost
 from support.poll import until
 
 pytestmark = pytest.mark.integration
 
 MODERN = "2026-07-28"
-TOLD = 40.0
-"""Seconds in which a count is told: a host tells it every 10 s, a busy machine later."""
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +64,15 @@ async def test_all_requests_of_an_agent_share_a_container_which_ends_with_its_gr
             assert one.protocol_version == two.protocol_version == MODERN
             answers = await asyncio.gather(*(told(client) for client in (one, two) * 4))
             assert all("+09:00" in answer for answer in answers)
-        until("one open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 1, seconds=TOLD)
+        until("one open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 1, seconds=SESSIONS_TOLD)
         async with connected(stdio_host, clock, other) as another, connected(stdio_host, clock, token, "legacy") as old:
             assert "+09:00" in await told(another) and "+09:00" in await told(old)
             assert old.protocol_version == "2025-11-25"
             await asyncio.to_thread(
-                until, "three open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 3, seconds=TOLD
+                until, "three open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 3, seconds=SESSIONS_TOLD
             )
             await asyncio.to_thread(stdio_host.revoke, uid)
             await asyncio.to_thread(
-                until, "one open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 1, seconds=TOLD
+                until, "one open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 1, seconds=SESSIONS_TOLD
             )
             assert "+09:00" in await told(another)

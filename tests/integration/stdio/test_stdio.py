@@ -18,7 +18,7 @@ from mcp.shared.exceptions import MCPError
 from localstack import agent
 from localstack.progress import SetupError
 from support.engine.images import docker
-from support.hosts.stdio_host import StdioHost, descriptors, told
+from support.hosts.stdio_host import SESSIONS_TOLD, StdioHost, descriptors, told
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_HOST
 
@@ -69,7 +69,7 @@ async def test_two_agents_have_two_containers_and_keep_apart(stdio_host: StdioHo
             config = container["HostConfig"]
             assert config["LogConfig"]["Type"] == "none" and config["Memory"] == 32 * 1024 * 1024
             assert config["CapDrop"] == ["ALL"] and config["ReadonlyRootfs"] and config["PidsLimit"] == 32
-        until("two open", lambda: stdio_host.observed(instance)["sessions"]["open"] == 2, seconds=40)
+        until("two open", lambda: stdio_host.observed(instance)["sessions"]["open"] == 2, seconds=SESSIONS_TOLD)
     until("no session but a spare", lambda: len(stdio_host.sessions(instance)) <= 1)
 
 
@@ -107,14 +107,8 @@ async def test_a_revoked_connection_loses_its_container_at_once(stdio_host: Stdi
         async with stdio_host.client(instance, token) as client:
             mine = await told(client, "whoami")
             pid = stdio_host.sessions(instance)[mine]["State"]["Pid"]
-            began = time.monotonic()
-            revoking = asyncio.create_task(asyncio.to_thread(stdio_host.revoke, uid))
-            while alive(pid):
-                assert time.monotonic() - began < 5
-                await asyncio.sleep(0.005)
-            took = time.monotonic() - began
-            await revoking
-            assert took < 5
+            await asyncio.to_thread(stdio_host.revoke, uid)
+            await asyncio.to_thread(until, "ended", lambda: not alive(pid), seconds=5)
             with pytest.raises(Exception, match=r".+"):
                 await told(client, "count")
         assert await told(kept, "count") == "1"
@@ -133,18 +127,16 @@ async def test_a_process_that_exits_ends_its_session_with_an_error(stdio_host: S
         assert await told(client, "count") == "1"
 
 
-async def test_stopping_ends_every_session_within_half_a_second(stdio_host: StdioHost, instance: str) -> None:
+async def test_stopping_ends_every_session(stdio_host: StdioHost, instance: str) -> None:
     _, token = stdio_host.grant(instance)
     async with stdio_host.client(instance, token) as client:
         await told(client, "whoami")
         pids = [each["State"]["Pid"] for each in stdio_host.sessions(instance).values() if each["State"]["Running"]]
         assert pids
-        began = time.monotonic()
         await asyncio.to_thread(stdio_host.deploy, instance, generation=2, state="Stopped")
-        while any(alive(pid) for pid in pids):
-            assert time.monotonic() - began < 5
-            await asyncio.sleep(0.005)
-        assert time.monotonic() - began < 5
+        await asyncio.to_thread(
+            until, "ended", lambda: [pid for pid in pids if alive(pid)], lambda left: not left, seconds=5
+        )
     stdio_host.await_phase(instance, "Stopped", generation=2)
     stdio_host.await_no_sessions(instance)
     stdio_host.deploy(instance, generation=3)

@@ -6,7 +6,6 @@ with a crashed run by the janitor.
 
 from __future__ import annotations
 
-import json
 import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from localstack.registry import Registry
 from support.engine.images import busybox_image
 from support.hosts import clocks, uplink
 from support.hosts.far_engine import FarEngine
+from support.hosts.state_files import records_in
 from support.system.space import toolbox_documents
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 
@@ -186,11 +186,11 @@ class FarHost:
 
     def instances(self) -> dict[str, Any]:
         """What DTMA has on disk of instances, by id."""
-        return _records(self.host.state_dir / "instances")
+        return _by_name(self.host.state_dir / "instances")
 
     def grants(self) -> dict[str, Any]:
         """What DTMA has on disk of grants, by connection UID."""
-        return _records(self.host.state_dir / "grants")
+        return _by_name(self.host.state_dir / "grants")
 
     def firewall(self) -> list[str]:
         """Rules in force in its network."""
@@ -225,11 +225,5 @@ def _runs(child: Child | None) -> bool:
     return child is not None and child.running()
 
 
-def _records(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text())
-        except FileNotFoundError:
-            continue  # removed meanwhile
-    return found
+def _by_name(folder: Path) -> dict[str, Any]:
+    return {path.stem: record for path, record in records_in(folder).items()}

@@ -31,6 +31,10 @@ from toolbox_dtma.wire import EPOCH_HEADER, OWNER_HEADER
 OWNER = "cluster-a"
 
 
+SESSIONS_TOLD = 40.0
+"""Seconds in which a count of sessions is told: a host tells it every 10 s, a busy machine later."""
+
+
 class StdioHost:
     """One host."""
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from localstack.quickstart import Target
+from support.hosts.state_files import records_in
 from support.poll import until
 from support.system.space import Space
-from support.system.world import World, records_in
+from support.system.world import World
 from support.tcp import State, ends, sockets_of
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -16,20 +15,10 @@ from localstack.progress import SetupError
 from localstack.quickstart import Target
 from localstack.stack import LocalStack
 from support.conditions import check_conditions
+from support.hosts.state_files import records_in
 from support.kubernetes.api import KubeApi, api_of, path_of
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
-
-
-def records_in(folder: Path) -> dict[Path, Any]:
-    """What the host keeps in a folder, by file."""
-    found: dict[Path, Any] = {}
-    for path in folder.glob("*.json"):
-        try:
-            found[path] = json.loads(path.read_text())
-        except FileNotFoundError:
-            continue  # removed meanwhile
-    return found
 
 
 @dataclass(frozen=True, slots=True)
