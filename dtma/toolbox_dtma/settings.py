@@ -28,6 +28,13 @@ class Timings(BaseModel):
     probe_timeout: Seconds = 10.0
     """The whole MCP conversation of one probe."""
     probe_concurrency: Annotated[int, Field(ge=1)] = 8
+    """Of servers that stand; and as many of servers on stdio."""
+
+    probe_session_start: Seconds = 45.0
+    """What the process of a stdio server may take beyond `probe_timeout`, since it is started for the probe: until its
+    first answer, and until that of another process which is needed for the handshake. With `probe_timeout` less than
+    `probe_start_deadline`, so that a failure is told as what it is.
+    """
 
     probe_session_interval: Seconds = 600.0
     """Between probes of a stdio server, each of which takes a container of its own."""

@@ -60,9 +60,15 @@ class Patience:
     last_words: float = 1.0
     """How long what a process wrote before its end may take to be read."""
     discover: float = 8.0
-    """For the answer to what a process speaks that was just started; a probe has 10 s for everything."""
+    """For the answer to what a process speaks that was just started; its client may wait for 10 s."""
+    probed: float = 20.0
+    """The same for a probe, whose word on it stands for a while; enough is left of what it gets for another process."""
     quiet: float = 2.0
     """How long one may be silent before it is asked whether it is there."""
+    present: float = 1.0
+    """How long one that is there may be silent still."""
+    present_probed: float = 5.0
+    """The same for a probe."""
     late: float = 30.0
     """The same for one that was silent for so long, and is of no use meanwhile."""
 

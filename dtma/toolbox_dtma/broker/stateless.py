@@ -163,8 +163,9 @@ class Stateless:
         """What the process says it speaks; None where it is still silent."""
         try:
             answer = await process.ask(DISCOVER)
+            probed = bool(process.owner.ticket)
             try:
-                async with asyncio.timeout(self._patience.discover):
+                async with asyncio.timeout(self._patience.probed if probed else self._patience.discover):
                     said = await self._first_word(process, answer)
             except TimeoutError:
                 self._learned(process, Era.HANDSHAKE, SILENT_SECONDS)
@@ -185,7 +186,8 @@ class Stateless:
         done, _ = await asyncio.wait({answer}, timeout=self._patience.quiet)
         if not done:
             await asyncio.wait({answer, await process.ask(PING)}, return_when=asyncio.FIRST_COMPLETED)
-            done, _ = await asyncio.wait({answer}, timeout=self._patience.quiet / 2)
+            present = self._patience.present_probed if process.owner.ticket else self._patience.present
+            done, _ = await asyncio.wait({answer}, timeout=present)
         if not done:
             raise TimeoutError
         return answer.result()

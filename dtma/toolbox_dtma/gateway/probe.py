@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import httpx2
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import Implementation, ServerCapabilities, Tool
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    Implementation,
+    JSONRPCError,
+    ServerCapabilities,
+    Tool,
+)
+from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from toolbox_dtma import __version__
 from toolbox_dtma.gateway.definitions import opaque, surface_hash
 from toolbox_dtma.gateway.headers import PROBE
+from toolbox_dtma.gateway.probe_bounds import CLOSING_SECONDS, MAX_RESPONSE_BYTES, BoundedTransport, Budget
+from toolbox_dtma.gateway.refusal import SERVER_ERROR
 from toolbox_dtma.gateway.shown_tools import ShownTool, ShownTools
 from toolbox_dtma.link.messages import ProbeRequest, ProbeResult, Surface
 from toolbox_dtma.wire import ProbeReport, ServerInfo, ToolSummary
@@ -28,18 +36,16 @@ MAX_PAGES = 100
 MAX_TOOLS = 1000
 """Also for prompts, resources and resource templates."""
 MAX_SECONDS = 10.0
-MAX_REQUESTS = 250
-MAX_RESPONSE_BYTES = 4 * 1024 * 1024
-MAX_CONVERSATION_BYTES = 8 * 1024 * 1024
 MAX_NAME = 512
-CLOSING_SECONDS = 1.0
-"""What the farewell (DELETE of the session) may take beyond the deadline."""
 OTHER_ERA_SECONDS = 2.0
 """What a server that speaks the stateless revision may take to list its tools after a handshake as well."""
 BRIDGED_OTHER_ERA_SECONDS = 5.0
-"""The same behind the session broker, where the handshake takes a process of its own that has to start."""
+"""The same behind the session broker, where the handshake takes a process of its own: once that is likely to run."""
+MAX_START_SECONDS = 60.0
+"""What processes may take to start, beyond the conversation."""
 _SHOWN_TOOLS = 256
 _SHOWN_CHARACTERS = 256
+_INFO = Implementation(name="magic-toolbox-probe", version=__version__)
 
 
 Item = TypeVar("Item")
@@ -49,130 +55,13 @@ class ProbeFailed(Exception):
     """The conversation did not come about; the message says why."""
 
 
-class _OutOfBounds(httpx2.TransportError):
-    """A bound was met: raised into the SDK, which ends the conversation."""
-
-
-@dataclass(slots=True)
-class _Budget:
-    """What is left of one conversation, and what ended it."""
-
-    now: Callable[[], float]
-    deadline: float
-    requests: int = MAX_REQUESTS
-    bytes: int = MAX_CONVERSATION_BYTES
-    failure: str | None = None
-    refused: bool = False
-
-    def fail(self, why: str) -> _OutOfBounds:
-        """Remember the first failure: what the SDK makes of it later is less clear."""
-        self.failure = self.failure or why
-        return _OutOfBounds(why)
-
-    def seconds(self, method: str) -> float:
-        """Time left for a request."""
-        left = self.deadline - self.now() + (CLOSING_SECONDS if method == "DELETE" else 0.0)
-        if left <= 0:
-            raise self.fail("it did not answer in time")
-        return left
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(
-        self, inner: httpx2.AsyncByteStream, budget: _Budget, method: str, read: Callable[[bytes, bool], None]
-    ):
-        self._inner = inner
-        self._budget = budget
-        self._method = method
-        self._read = read
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        received = 0
-        chunks = self._inner.__aiter__()
-        while True:
-            try:
-                async with asyncio.timeout(self._budget.seconds(self._method)):
-                    chunk = await anext(chunks)
-            except StopAsyncIteration:
-                self._read(b"", True)
-                return
-            except TimeoutError:
-                raise self._budget.fail("it did not answer in time") from None
-            received += len(chunk)
-            self._budget.bytes -= len(chunk)
-            if received > MAX_RESPONSE_BYTES or self._budget.bytes < 0:
-                raise self._budget.fail("it answered with too much data")
-            self._read(chunk, False)
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-class _BoundedTransport(httpx2.AsyncBaseTransport):
-    """Limits time, requests and bytes; refuses redirects and encodings; keeps no cookies; tells what it reads."""
-
-    def __init__(self, budget: _Budget, shown: ShownTools, bridge: str | None):
-        # Plain HTTP to a container: certificates are never looked at, and loading them takes 20 ms.
-        self._inner = httpx2.AsyncHTTPTransport(verify=False, trust_env=False, uds=bridge)
-        self._bridged = bridge is not None
-        self._budget = budget
-        self._shown = shown
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        budget = self._budget
-        budget.requests -= 1
-        if budget.requests < 0:
-            raise budget.fail("it kept the conversation going for too long")
-        try:
-            async with asyncio.timeout(budget.seconds(request.method)):
-                response = await self._inner.handle_async_request(request)
-        except TimeoutError:
-            raise budget.fail("it did not answer in time") from None
-        except httpx2.ConnectError as error:
-            if self._bridged:
-                raise budget.fail("the session broker does not answer") from None
-            budget.refused = _was_refused(error)
-            raise budget.fail(
-                "nothing listens on its port" if budget.refused else "it cannot be connected to"
-            ) from None
-        except httpx2.TransportError as error:
-            raise budget.fail(f"the connection broke ({type(error).__name__})") from None
-        if 300 <= response.status_code < 400:
-            await response.aclose()
-            raise budget.fail(f"it answered with a redirect ({response.status_code})")
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            await response.aclose()
-            raise budget.fail("it answered with an encoding that was not asked for")
-        headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"set-cookie"]
-        kind = response.headers.get("content-type", "")
-        stream = response.stream
-        if not isinstance(stream, httpx2.AsyncByteStream):
-            raise budget.fail("it answered in an unknown way")
-        return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            stream=_BoundedStream(stream, budget, request.method, self._shown.reader(kind)),
-            extensions=response.extensions,
-        )
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-def _was_refused(error: BaseException | None) -> bool:
-    while error is not None and not (isinstance(error, OSError) and error.errno == errno.ECONNREFUSED):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
 async def probe(request: ProbeRequest) -> ProbeResult:
     """Negotiate, read every page of tools/list, close the session. Never raises for what a server does."""
     loop = asyncio.get_running_loop()
-    seconds = min(request.deadline, MAX_SECONDS)
-    budget = _Budget(loop.time, loop.time() + seconds)
+    seconds, start = min(request.deadline, MAX_SECONDS), min(request.start, MAX_START_SECONDS)
+    budget = Budget(loop.time, loop.time() + seconds, start)
     try:
-        async with asyncio.timeout(seconds + 2 * CLOSING_SECONDS):
+        async with asyncio.timeout(seconds + start + 2 * CLOSING_SECONDS):
             report, surface = await _converse(request, budget)
     except Exception as error:
         # The boundary to a hostile server and to an SDK whose errors come in groups: all of them mean "not ready".
@@ -180,7 +69,7 @@ async def probe(request: ProbeRequest) -> ProbeResult:
     return ProbeResult(probe=request.probe, report=report, surface=surface, refused=budget.refused)
 
 
-def _why(budget: _Budget, error: BaseException) -> str:
+def _why(budget: Budget, error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     if isinstance(error, TimeoutError):
@@ -194,28 +83,56 @@ def _shown(text: str) -> str:
 
 
 @asynccontextmanager
-async def _client(request: ProbeRequest, budget: _Budget, shown: ShownTools, mode: str) -> AsyncGenerator[Client]:
+async def _client(request: ProbeRequest, budget: Budget, shown: ShownTools, mode: str) -> AsyncGenerator[Client]:
     headers = {"Host": f"localhost:{request.port}", "Accept-Encoding": "identity"}
     if request.bridge is not None:
         base, headers = "http://localhost", {**headers, "Host": "localhost", PROBE: request.ticket}
     else:
         base = f"http://{f'[{request.address}]' if ':' in request.address else request.address}:{request.port}"
     http = httpx2.AsyncClient(
-        transport=_BoundedTransport(budget, shown, request.bridge),
+        transport=BoundedTransport(budget, shown, request.bridge),
         trust_env=False,
         headers=headers,
-        timeout=httpx2.Timeout(MAX_SECONDS),
+        # The transport has deadlines for all that it does.
+        timeout=None,
     )
-    async with http:
-        transport = streamable_http_client(
-            f"{base}{request.path}", http_client=http, max_sse_event_size=MAX_RESPONSE_BYTES
-        )
-        info = Implementation(name="magic-toolbox-probe", version=__version__)
-        async with Client(transport, client_info=info, cache=None, mode=mode) as client:
-            yield client
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(http)
+        url = f"{base}{request.path}"
+        transport = streamable_http_client(url, http_client=http, max_sse_event_size=MAX_RESPONSE_BYTES)
+        with budget.starting():
+            if request.start and mode == "auto":
+                mode = await _era(http, url)
+            connecting = Client(transport, client_info=_INFO, cache=None, mode=mode)
+            client = await stack.enter_async_context(connecting)
+        yield client
 
 
-async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport, Surface]:
+async def _era(http: httpx2.AsyncClient, url: str) -> str:
+    """How to begin with a server whose process is started by this question: the SDK waits 10 s for its answer.
+
+    The broker judges what the process says, and waits as long as it does (ADR 0022).
+    """
+    meta = {
+        PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION,
+        CLIENT_INFO_META_KEY: _INFO.model_dump(by_alias=True, exclude_none=True),
+        CLIENT_CAPABILITIES_META_KEY: {},
+    }
+    question = {"jsonrpc": "2.0", "id": "era", "method": "server/discover", "params": {"_meta": meta}}
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": LATEST_MODERN_VERSION,
+        "Mcp-Method": "server/discover",
+    }
+    answer = await http.post(url, json=question, headers=headers)
+    try:
+        code = JSONRPCError.model_validate_json(answer.content).error.code
+    except ValidationError:
+        return "auto"
+    return "legacy" if code == SERVER_ERROR else "auto"
+
+
+async def _converse(request: ProbeRequest, budget: Budget) -> tuple[ProbeReport, Surface]:
     shown = ShownTools()
     async with _client(request, budget, shown, "auto") as client:
         can = client.server_capabilities
@@ -235,16 +152,18 @@ async def _converse(request: ProbeRequest, budget: _Budget) -> tuple[ProbeReport
     return _report(version, info, can, entries), surface
 
 
-async def _tools_of_the_handshake(request: ProbeRequest, budget: _Budget, shown: ShownTools) -> list[Tool]:
+async def _tools_of_the_handshake(request: ProbeRequest, budget: Budget, shown: ShownTools) -> list[Tool]:
     """What a server of the stateless revision lists after an initialize handshake; nothing if it knows none.
 
     The other way round there is nothing to look for: the stateless revision is asked for first.
     """
     seconds = OTHER_ERA_SECONDS if request.bridge is None else BRIDGED_OTHER_ERA_SECONDS
-    left = _Budget(budget.now, min(budget.deadline, budget.now() + seconds))
+    # As long as the first process took.
+    start = min(budget.start, budget.started)
+    left = Budget(budget.now, min(budget.deadline, budget.now() + seconds), start)
     try:
         async with (
-            asyncio.timeout(seconds + CLOSING_SECONDS),
+            asyncio.timeout(seconds + start + CLOSING_SECONDS),
             _client(request, left, shown, "legacy") as client,
         ):
             return await _all_tools(client) if client.server_capabilities.tools is not None else []

@@ -56,7 +56,7 @@ class Probing:
         try:
             async with asyncio.timeout(START_SECONDS):
                 await current.started.wait()
-            async with asyncio.timeout(request.deadline + MARGIN_SECONDS):
+            async with asyncio.timeout(request.longest + MARGIN_SECONDS):
                 return await future
         except TimeoutError:
             self._log.warning("prober-hangs", pid=current.process.pid)

@@ -24,6 +24,10 @@ def _empty(value: object) -> bool:
     return value == ""
 
 
+def _none_at_all(value: object) -> bool:
+    return value == 0
+
+
 class Message(BaseModel):
     """Base of all messages; `v` is refused if it is not ours."""
 
@@ -153,10 +157,17 @@ class ProbeRequest(Message):
     path: str
     deadline: float
     """Seconds for the whole conversation."""
+    start: Annotated[float, Field(exclude_if=_none_at_all)] = 0.0
+    """Seconds more for the processes that are started for it, until they answer."""
     bridge: Annotated[str | None, Field(exclude_if=absent)] = None
     """Path of the session broker's unix socket, in place of address (empty) and port (0)."""
     ticket: Annotated[str, Field(max_length=128, repr=False, exclude_if=_empty)] = ""
     """What the broker shows DTMA for a session of the probe's own."""
+
+    @property
+    def longest(self) -> float:
+        """Seconds that all of it may take."""
+        return self.deadline + self.start
 
 
 class Hello(Message):

@@ -54,6 +54,8 @@ class Prober:
         self._clock = clock
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(timings.probe_concurrency)
+        self._session_slots = asyncio.Semaphore(timings.probe_concurrency)
+        """Processes that take long to start keep nobody waiting but each other."""
 
     def wake(self) -> None:
         """Something changed that may make a probe due."""
@@ -74,10 +76,10 @@ class Prober:
                     continue
 
     async def _probe(self, instances: Instances, instance_id: str, target: Target) -> None:
-        async with self._slots:
+        async with self._session_slots if target.has_sessions else self._slots:
             try:
                 result = await (
-                    self._in_a_session(instance_id)
+                    self._in_a_session(instance_id, self._timings.probe_session_start if target.has_sessions else 0.0)
                     if target.bridged
                     else self._ask(address=target.address, port=target.port, path=target.path)
                 )
@@ -91,18 +93,28 @@ class Prober:
             log.warning("probe could not be written", instance=instance_id, error=error.strerror)
         self._wake.set()
 
-    async def _in_a_session(self, instance_id: str) -> Probed | Failure:
+    async def _in_a_session(self, instance_id: str, start: float) -> Probed | Failure:
+        path = bridged_path(instance_id)
         return await probe_session(
             self._sessions,
             instance_id,
-            lambda bridge, ticket: self._ask(path=bridged_path(instance_id), bridge=bridge, ticket=ticket),
+            lambda bridge, ticket: self._ask(path=path, bridge=bridge, ticket=ticket, start=start),
         )
 
     async def _ask(
-        self, *, path: str, address: str = "", port: int = 0, bridge: str | None = None, ticket: str = ""
+        self,
+        *,
+        path: str,
+        address: str = "",
+        port: int = 0,
+        bridge: str | None = None,
+        ticket: str = "",
+        start: float = 0.0,
     ) -> Probed | Failure:
         try:
-            answer = await self._policy.probe(path=path, address=address, port=port, bridge=bridge, ticket=ticket)
+            answer = await self._policy.probe(
+                path=path, address=address, port=port, bridge=bridge, ticket=ticket, start=start
+            )
         except NoWorker as error:
             raise NotRun(str(error)) from error
         return judge(answer, surface_bytes=self._bounds.surface_bytes)

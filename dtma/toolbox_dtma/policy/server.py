@@ -279,10 +279,18 @@ class PolicyServer:
 
     # ----------------------------------------------------------------- probes
     async def probe(
-        self, *, path: str, address: str = "", port: int = 0, bridge: str | None = None, ticket: str = ""
+        self,
+        *,
+        path: str,
+        address: str = "",
+        port: int = 0,
+        bridge: str | None = None,
+        ticket: str = "",
+        start: float = 0.0,
     ) -> ProbeResult:
         """Have a worker hold an MCP conversation with this address, or over this socket with a ticket.
 
+        `start` is what a process that is made for it may take in seconds until it answers, beyond the conversation.
         Raises `NoWorker` when none is connected, it goes away, or does not answer in time.
         """
         ready = [worker for worker in self._workers if not worker.writer.transport.is_closing()]
@@ -295,6 +303,7 @@ class PolicyServer:
             port=port,
             path=path,
             deadline=self._timings.probe_timeout,
+            start=start,
             bridge=bridge,
             ticket=ticket,
         )

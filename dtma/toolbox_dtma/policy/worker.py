@@ -57,7 +57,7 @@ class Worker:
         self.send(encode_frame(request))
         try:
             # The worker keeps the deadline itself; the margin only catches one that does not answer.
-            async with asyncio.timeout(request.deadline + _PROBE_MARGIN):
+            async with asyncio.timeout(request.longest + _PROBE_MARGIN):
                 return await future
         except TimeoutError:
             raise NoWorker("the gateway worker did not answer the probe in time") from None

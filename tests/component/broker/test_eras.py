@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -27,16 +25,11 @@ pytestmark = pytest.mark.component
 PROBE = {"Mcp-Toolbox-Probe": "ticket-1", "Accept": "application/json, text/event-stream"}
 
 
-def odd(kind: str) -> list[str]:
-    """The program of a small server."""
-    return [sys.executable, "-SE", str(Path(eras_server.__file__)), kind]
-
-
-def instance_of(broker: Broker, kind: str) -> str:
-    """An instance of a small server."""
+def instance_of(broker: Broker, kind: str, seconds: float = 0.0) -> str:
+    """An instance of a small server, which takes so long to start."""
 
     def start(_request: OpenSession) -> Process:
-        return Spawned(odd(kind))
+        return Spawned(eras_server.command(kind, seconds))
 
     return broker.dtma.instance(start)
 
@@ -95,11 +88,13 @@ async def test_a_process_that_ends_when_asked_waits_for_a_handshake(broker: Brok
     assert len(broker.dtma.sessions(instance)) == 2
 
 
-@pytest.mark.parametrize(("kind", "version"), [("modern", MODERN), ("late", MODERN), ("legacy", "2025-11-25")])
+@pytest.mark.parametrize(
+    ("kind", "seconds", "version"), [("modern", 0, MODERN), ("modern", 1, MODERN), ("legacy", 0, "2025-11-25")]
+)
 async def test_a_client_of_both_eras_speaks_the_one_that_the_server_knows(
-    broker: Broker, kind: str, version: str
+    broker: Broker, kind: str, seconds: float, version: str
 ) -> None:
-    instance = instance_of(broker, kind)
+    instance = instance_of(broker, kind, seconds)
     for _ in range(2):
         async with sdk_client(broker.path, instance) as client:
             assert client.protocol_version == version
@@ -135,7 +130,7 @@ async def test_a_silent_process_waits_for_a_handshake_until_it_says_otherwise(sc
 
 
 async def test_a_process_that_answers_a_ping_and_not_the_question_waits_for_a_handshake(script: Script) -> None:
-    async with hasty(Patience(quiet=0.1)) as (parts, http):
+    async with hasty(Patience(quiet=0.1, present=0.05)) as (parts, http):
         instance = parts.dtma.instance(script)
         asked = asyncio.ensure_future(post(http, instance, calling(1)))
         process = await script.process()
@@ -159,6 +154,24 @@ async def test_a_process_that_is_late_with_everything_is_waited_for(script: Scri
         process.say({"jsonrpc": "2.0", "id": question["id"], "result": DISCOVERED})
         assert (await answers(process, {}))["method"] == "tools/call"
         assert (await asked).status_code == 200
+
+
+@pytest.mark.parametrize("present", [False, True], ids=["not-there-yet", "answers-a-ping"])
+async def test_a_probe_waits_longer_for_the_first_word_than_agents_do(script: Script, present: bool) -> None:
+    async with hasty(Patience(discover=0.05, quiet=0.01, present=0.05)) as (parts, http):
+        instance = parts.dtma.instance(script)
+        asked = asyncio.ensure_future(probed(http, instance))
+        process = await script.process()
+        question, ping = await process.heard(), await process.heard()
+        if present:
+            process.say({"jsonrpc": "2.0", "id": ping["id"], "result": {}})
+        # Agents had theirs while the probe waits.
+        agent = asyncio.ensure_future(post(http, instance, calling(1)))
+        await script.process()
+        assert needs_handshake(await agent) and not asked.done()
+        process.say({"jsonrpc": "2.0", "id": question["id"], "result": DISCOVERED})
+        assert (await answers(process, DISCOVERED))["method"] == "server/discover"
+        assert (await asked).json()["result"] == DISCOVERED
 
 
 async def test_a_process_that_stays_silent_is_given_up(script: Script) -> None:

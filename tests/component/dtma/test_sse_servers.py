@@ -54,6 +54,8 @@ async def test_an_sse_instance_is_ready_after_a_probe_through_the_broker_and_age
     request = asked[0]
     assert (request.address, request.port, request.path) == ("", 0, "/instances/i-1/mcp")
     assert request.bridge == str(host.folder / "run" / "broker.sock") and request.ticket
+    # No process is started for it.
+    assert request.start == 0
     reached = route(worker)
     assert (reached.state, reached.address, reached.port) == ("running", None, 0)
     assert (reached.path, reached.bridge) == (request.path, request.bridge)
@@ -132,8 +134,9 @@ async def test_a_host_whose_broker_cannot_be_started_says_so(
     host: DtmaHost, worker: ScriptedWorker, api: httpx.AsyncClient
 ) -> None:
     host.brokers.failure = PermissionError(1, "Operation not permitted")
-    await put(api)
-    seen = await eventually(lambda: observed(api), lambda o: o["phase"] == "Error", "an error")
+    with host.timed(probe_start_deadline=0.6):
+        await put(api)
+        seen = await eventually(lambda: observed(api), lambda o: o["phase"] == "Error", "an error")
     assert seen["reason"] == "ProbeFailed" and "session broker" in seen["message"]
     assert worker.probed == 0 and route(worker).state == "unavailable"
     host.brokers.failure = None
@@ -141,19 +144,14 @@ async def test_a_host_whose_broker_cannot_be_started_says_so(
 
 
 async def test_a_server_that_does_not_answer_is_starting_first_and_then_in_error(
-    worker: ScriptedWorker, api: httpx.AsyncClient
+    host: DtmaHost, worker: ScriptedWorker, api: httpx.AsyncClient
 ) -> None:
     worker.probes = fails("MCPError: The server answered GET /sse with HTTP 404")
     await put(api)
-    phases: list[str] = []
-
-    async def look() -> dict[str, Any]:
-        seen = await observed(api)
-        phases.append(seen["phase"])
-        return seen
-
-    seen = await eventually(look, lambda o: o["phase"] == "Error", "an error")
-    assert "Starting" in phases
+    seen = await eventually(lambda: observed(api), lambda o: "HTTP 404" in o["message"], "what the probe found")
+    assert seen["phase"] == "Starting"
+    with host.timed(probe_start_deadline=0.1):
+        seen = await eventually(lambda: observed(api), lambda o: o["phase"] == "Error", "an error")
     assert seen["reason"] == "ProbeFailed" and "HTTP 404" in seen["message"]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -192,8 +192,8 @@ async def test_calls_whose_stream_has_begun_are_answered_when_the_broker_dies(
 
 def probe(gateway: World, broker: Broker, instance: str, ticket: str, **more: Any) -> ProbeResult:
     """What a probe with this ticket finds."""
-    path = f"/instances/{instance}/mcp"
-    return gateway.dtma.probe(0, path, address="", bridge=str(broker.path), ticket=ticket, **more)
+    where: dict[str, Any] = {"address": "", "bridge": str(broker.path), "ticket": ticket, "start": 45.0}
+    return gateway.dtma.probe(0, f"/instances/{instance}/mcp", **where | more)
 
 
 def test_a_probe_holds_its_conversation_in_a_session_of_its_own(gateway: World, broker: Broker) -> None:
@@ -211,19 +211,19 @@ def test_a_probe_holds_its_conversation_in_a_session_of_its_own(gateway: World, 
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "deadline"),
+    ("code", "message", "times"),
     [
-        ("raise KeyError('API_KEY')", "The server's process has ended: KeyError: 'API_KEY'", 10.0),
-        ("print('ready')\ninput()\ninput()", "what is no message", 10.0),
-        ("input()\nimport time\ntime.sleep(60)", "it did not answer in time", 2.0),
+        ("raise KeyError('API_KEY')", "The server's process has ended: KeyError: 'API_KEY'", {}),
+        ("print('ready')\ninput()\ninput()", "what is no message", {}),
+        ("input()\nimport time\ntime.sleep(60)", "it did not answer in time", {"deadline": 2.0, "start": 1.0}),
     ],
     ids=["exits", "logs", "silent"],
 )
 def test_a_probe_says_what_is_wrong_with_a_server(
-    gateway: World, broker: Broker, code: str, message: str, deadline: float
+    gateway: World, broker: Broker, code: str, message: str, times: dict[str, float]
 ) -> None:
     instance = broker.dtma.instance(lambda _request: Spawned([sys.executable, "-uc", code]))
-    result = probe(gateway, broker, instance, "ticket-9", deadline=deadline)
+    result = probe(gateway, broker, instance, "ticket-9", **times)
     assert not result.report.ok and message in (result.report.message or "")
 
 
@@ -235,13 +235,12 @@ def test_a_probe_says_why_it_gets_no_session(gateway: World, broker: Broker) -> 
 
 @pytest.mark.parametrize(
     ("kind", "version", "processes"),
-    [("modern", MODERN, 2), ("late", MODERN, 2), ("legacy", "2025-11-25", 1), ("exiting", "2025-11-25", 2)],
+    [("modern", MODERN, 2), ("legacy", "2025-11-25", 1), ("exiting", "2025-11-25", 2)],
 )
 def test_a_probe_finds_a_server_of_either_era_and_starts_no_more_than_it_needs(
     gateway: World, broker: Broker, kind: str, version: str, processes: int
 ) -> None:
-    argv = [sys.executable, "-SE", str(Path(eras_server.__file__)), kind]
-    instance = broker.dtma.instance(lambda _request: Spawned(argv))
+    instance = broker.dtma.instance(lambda _request: Spawned(eras_server.command(kind)))
     for n in range(2):
         report = probe(gateway, broker, instance, f"ticket-{kind}-{n}").report
         assert (report.ok, report.protocol_version, report.tools_total) == (True, version, 1), report.message
@@ -254,7 +253,21 @@ def test_a_probe_finds_a_server_of_either_era_and_starts_no_more_than_it_needs(
 
 
 def test_a_server_that_says_nothing_before_a_handshake_is_ready_all_the_same(gateway: World, broker: Broker) -> None:
-    argv = [sys.executable, "-SE", str(Path(eras_server.__file__)), "silent"]
-    instance = broker.dtma.instance(lambda _request: Spawned(argv))
-    report = probe(gateway, broker, instance, "ticket-silent", deadline=10.0).report
+    instance = broker.dtma.instance(lambda _request: Spawned(eras_server.command("silent")))
+    report = probe(gateway, broker, instance, "ticket-silent").report
     assert (report.ok, report.protocol_version) == (True, "2025-11-25"), report.message
+
+
+def test_what_a_process_takes_to_start_is_no_part_of_the_conversation(gateway: World, broker: Broker) -> None:
+    kinds = {"modern": (MODERN, 2), "legacy": ("2025-11-25", 1)}
+
+    def probed(kind: str) -> tuple[bool, str | None, int]:
+        # Longer than the client of the probe, its conversation and the broker wait otherwise; the next one is quick.
+        starts = iter([11.0])
+        instance = broker.dtma.instance(lambda _request: Spawned(eras_server.command(kind, next(starts, 0.0))))
+        report = probe(gateway, broker, instance, f"ticket-slow-{kind}").report
+        return report.ok, report.protocol_version, len(broker.dtma.sessions(instance))
+
+    with ThreadPoolExecutor(len(kinds)) as pool:
+        found = dict(zip(kinds, pool.map(probed, kinds), strict=True))
+    assert found == {kind: (True, version, processes) for kind, (version, processes) in kinds.items()}

@@ -1,8 +1,7 @@
-"""Small stdio servers of either era, each odd in its own way; started as a program with the name of one.
+"""Small stdio servers of either era, each odd in its own way; a program with the name of one, and seconds to start.
 
-`modern` knows no handshake, `late` is the same and takes a second to start, `legacy` says that it does not know what
-it is asked before a handshake, `silent` answers a ping and else says
-nothing then, `exiting` ends.
+`modern` knows no handshake, `legacy` says that it does not know what it is asked before a handshake, `silent` answers a
+ping and else says nothing then, `exiting` ends.
 """
 
 from __future__ import annotations
@@ -45,10 +44,14 @@ def answer(request: dict[str, Any], *, modern: bool, begun: bool) -> dict[str, A
     return {"result": results[method]} if method in results else unknown
 
 
-def main(kind: str) -> None:
+def command(kind: str, start: float = 0.0) -> list[str]:
+    """How such a server is run, which takes so many seconds to start."""
+    return [sys.executable, "-SE", __file__, kind, str(start)]
+
+
+def main(kind: str, start: float) -> None:
     """Serve until the input ends."""
-    if kind == "late":
-        time.sleep(1.0)
+    time.sleep(start)
     begun = False
     for line in sys.stdin:
         request = json.loads(line)
@@ -62,10 +65,10 @@ def main(kind: str) -> None:
         elif not begun and kind == "silent":
             said = None
         else:
-            said = answer(request, modern=kind in ("modern", "late"), begun=begun)
+            said = answer(request, modern=kind == "modern", begun=begun)
         if said is not None:
             print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **said}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], float(sys.argv[2]))

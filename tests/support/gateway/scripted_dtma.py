@@ -200,4 +200,4 @@ class ScriptedDtma:
             self._peers[0].writer.write(encode_frame(request))
             return await self._probes[number]
 
-        return self._threads.call(ask(), seconds=deadline + 10)
+        return self._threads.call(ask(), seconds=deadline + more.get("start", 0.0) + 10)

@@ -6,8 +6,10 @@ import json
 
 from toolbox_dtma.broker.session import Patience
 from toolbox_dtma.broker.sse import Deadlines
+from toolbox_dtma.gateway.probe import MAX_START_SECONDS
 from toolbox_dtma.link.broker import TO_BROKER, SessionOpened, Upstream
 from toolbox_dtma.link.messages import InstanceRoute, ProbeRequest
+from toolbox_dtma.sessions.records import PROBE_IDLE_SECONDS
 from toolbox_dtma.settings import Timings
 
 
@@ -27,6 +29,22 @@ def test_a_session_with_a_stream_is_told_as_it_was_before_there_were_others() ->
     assert "upstream" not in json.loads(opened.model_dump_json())
     pointed = opened.model_copy(update={"upstream": Upstream(address="10.0.0.2", port=3001, path="/sse")})
     assert TO_BROKER.validate_json(pointed.model_dump_json()) == pointed
+
+
+def test_a_probe_that_waits_for_processes_is_told_as_it_was_before_any_did() -> None:
+    probe = ProbeRequest(probe=1, address="", port=0, path="/mcp", deadline=10)
+    assert "start" not in json.loads(probe.model_dump_json()) and probe.longest == 10
+    waits = probe.model_copy(update={"start": 45.0})
+    assert ProbeRequest.model_validate_json(waits.model_dump_json()) == waits and waits.longest == 55
+
+
+def test_a_probe_outlives_the_patience_with_its_first_process_and_is_over_before_its_server_is_late() -> None:
+    patience, timings = Patience(), Timings()
+    assert patience.quiet + patience.present_probed < patience.probed
+    # A second process gets at least as long as the first.
+    assert 2 * patience.probed <= timings.probe_session_start <= MAX_START_SECONDS
+    assert timings.probe_session_start + timings.probe_timeout < timings.probe_start_deadline
+    assert timings.probe_session_start + timings.probe_timeout < PROBE_IDLE_SECONDS
 
 
 def test_a_probe_has_the_time_to_tell_of_an_endpoint_that_never_comes() -> None:
