@@ -134,6 +134,7 @@ async def test_a_process_that_answers_a_ping_and_not_the_question_waits_for_a_ha
         instance = parts.dtma.instance(script)
         asked = asyncio.ensure_future(post(http, instance, calling(1)))
         process = await script.process()
+        process.hears_pings = True
         assert (await process.heard())["method"] == "server/discover"
         assert (await answers(process, {}))["method"] == "ping"
         assert needs_handshake(await asked)
@@ -144,6 +145,7 @@ async def test_a_process_that_is_late_with_everything_is_waited_for(script: Scri
         instance = parts.dtma.instance(script)
         asked = asyncio.ensure_future(post(http, instance, calling(1)))
         process = await script.process()
+        process.hears_pings = True
         question, ping = await process.heard(), await process.heard()
         assert (question["method"], ping["method"]) == ("server/discover", "ping")
         with pytest.raises(TimeoutError):
@@ -162,6 +164,7 @@ async def test_a_probe_waits_longer_for_the_first_word_than_agents_do(script: Sc
         instance = parts.dtma.instance(script)
         asked = asyncio.ensure_future(probed(http, instance))
         process = await script.process()
+        process.hears_pings = True
         question, ping = await process.heard(), await process.heard()
         if present:
             process.say({"jsonrpc": "2.0", "id": ping["id"], "result": {}})

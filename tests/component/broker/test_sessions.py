@@ -175,14 +175,14 @@ async def test_what_a_process_said_before_its_end_still_arrives(
 async def test_a_session_in_which_nothing_is_said_is_ended(
     http: httpx.AsyncClient, broker: Broker, script: Script
 ) -> None:
-    instance = broker.dtma.instance(script, idle_seconds=1.5)
+    instance = broker.dtma.instance(script, idle_seconds=2.0)
     session, process = await asyncio.gather(open_session(http, instance), script.initialized())
     running = asyncio.ensure_future(session.call("tools/list"))
     await process.heard()
     (name,) = broker.dtma.sessions(instance)
     # A call that runs is no silence, however long it takes.
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(2.6):
             await process.line()
     assert name not in broker.dtma.closed and not running.done()
     process.say({"jsonrpc": "2.0", "id": 1, "result": {}})
@@ -197,7 +197,7 @@ async def test_a_session_in_which_nothing_is_said_is_ended(
 async def test_logs_for_nobody_do_not_keep_a_session_alive(
     http: httpx.AsyncClient, broker: Broker, script: Script
 ) -> None:
-    instance = broker.dtma.instance(script, idle_seconds=0.3)
+    instance = broker.dtma.instance(script, idle_seconds=1.0)
     _, process = await asyncio.gather(open_session(http, instance), script.initialized())
     (name,) = broker.dtma.sessions(instance)
 

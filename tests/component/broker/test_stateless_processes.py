@@ -85,12 +85,12 @@ async def test_two_connections_have_two_processes_and_a_session_has_another(
 async def test_a_process_in_which_nothing_is_said_is_ended_also_while_somebody_listens(
     http: httpx.AsyncClient, broker: Broker, script: Script
 ) -> None:
-    instance = broker.dtma.instance(script, idle_seconds=1.0)
+    instance = broker.dtma.instance(script, idle_seconds=2.0)
     process = await served(http, instance, script)
     ((asked, heard),) = await begun(http, instance, process, calling(1))
     (name,) = broker.dtma.sessions(instance)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1.5):
+        async with asyncio.timeout(2.6):
             await process.line()
     # A call that runs is no silence, however long it takes.
     assert name not in broker.dtma.closed and not asked.done()

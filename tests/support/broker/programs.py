@@ -12,8 +12,9 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
+from toolbox_dtma.broker.eras import META, PING
 from toolbox_dtma.link.broker import OpenSession, SessionRefused, Upstream
 
 _OUTPUT, _ERRORS = 1, 2
@@ -101,6 +102,8 @@ class Scripted:
 
     def __init__(self, request: OpenSession) -> None:
         self.request = request
+        self.hears_pings = False
+        """Whether `heard` shows pings of the broker, which asks a process that is slow to speak for a sign of life."""
         self._ours, self.broker_end = socket.socketpair()
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -111,7 +114,11 @@ class Scripted:
 
     async def heard(self) -> Any:
         """The next message from the broker."""
-        return json.loads(await self.line())
+        while True:
+            message = json.loads(await self.line())
+            if self.hears_pings or not is_own_ping(message):
+                return message
+            self.say({"jsonrpc": "2.0", "id": message["id"], "result": {}})
 
     async def line(self) -> bytes:
         """The next line, as it was written."""
@@ -188,6 +195,14 @@ class Scripted:
         with suppress(OSError):
             async with asyncio.timeout(5):
                 await self._writer.wait_closed()
+
+
+def is_own_ping(message: Any) -> bool:
+    """Whether the broker itself asks for a sign of life."""
+    if not isinstance(message, dict):
+        return False
+    said = cast("dict[str, Any]", message)
+    return said.get("method") == PING and said.get("params", {}).get("_meta") == META
 
 
 class Script:

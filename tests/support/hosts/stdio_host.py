@@ -83,7 +83,7 @@ class StdioHost:
         """What the host reports."""
         return cast("dict[str, Any]", self.api.get(f"/v2/instances/{instance}").raise_for_status().json()["observed"])
 
-    def await_phase(self, instance: str, phase: str, *, generation: int = 1, seconds: float = 40) -> dict[str, Any]:
+    def await_phase(self, instance: str, phase: str, *, generation: int = 1, seconds: float = 90) -> dict[str, Any]:
         """The report once it says so of this generation."""
         return until(
             f"{instance} {phase}",
