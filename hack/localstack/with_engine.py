@@ -19,13 +19,25 @@ from localstack.stack import workspace
 
 def run(argv: Sequence[str]) -> int:
     """The command's exit code, as a shell gives it. SIGTERM is passed on; Ctrl-C reaches the command by itself."""
-    command = subprocess.Popen(argv)
+    command: subprocess.Popen[bytes] | None = None
+    asked: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        command.send_signal(number)
+        if command is None:
+            asked.append(number)
+        else:
+            command.send_signal(number)
 
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        pass
+
+    # Before there is a command: one that came in between would end us, and not the command.
     signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not SIG_IGN, which the command would inherit.
+    signal.signal(signal.SIGINT, leave)
+    command = subprocess.Popen(argv)
+    for number in asked:
+        command.send_signal(number)
     code = command.wait()
     return code if code >= 0 else 128 - code
 

@@ -71,6 +71,7 @@ class SessionContainers:
         self._live: dict[str, _Live] = {}
         self._ends: dict[str, _Ending] = {}
         self._begun: set[asyncio.Task[socket.socket]] = set()
+        self._asked: dict[str, asyncio.Task[None]] = {}
         self.on_exit: Callable[[str, SessionExit], None] = lambda session, exit_: None
         """Called with a session whose process ended by itself."""
 
@@ -208,9 +209,26 @@ class SessionContainers:
                 log.info("removing a session that was left over", instance=instance)
                 self._begin_removal(session, instance, summary.id, grace=0)
             elif session in started and summary.state in {"exited", "dead"}:
-                self._exited(session, SessionExit())
+                self._ask_how_it_ended(session, summary.id)
         for session in started - present:
             self._exited(session, SessionExit())
+
+    def _ask_how_it_ended(self, session: str, container: str) -> None:
+        if session in self._asked:
+            return
+        task = asyncio.create_task(self._how_it_ended(session, container), name=f"exit of session {container}")
+        self._asked[session] = task
+        task.add_done_callback(lambda _: self._asked.pop(session, None))
+
+    async def _how_it_ended(self, session: str, container: str) -> None:
+        """Docker's event of an exit may come late, or not at all; what it keeps of the container says the same."""
+        try:
+            found = await self._client.container(container)
+        except (EngineUnavailable, DockerRefused) as error:
+            log.info("how a session ended is asked again", container=container, error=str(error))
+            return
+        exit_ = SessionExit() if found is None else SessionExit(found.state.exit_code, found.state.oom_killed)
+        self._exited(session, exit_)
 
     def happened(self, session: str, action: str, attributes: dict[str, str]) -> None:
         """An event of Docker about a session's container."""
@@ -232,6 +250,8 @@ class SessionContainers:
 
     async def close(self) -> None:
         """End every session; what the engine does not do in time is left over for the next start."""
+        for task in tuple(self._asked.values()):
+            task.cancel()
         for session in tuple(self._live):
             self.end(session, grace=0)
         try:

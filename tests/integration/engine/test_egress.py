@@ -81,7 +81,7 @@ async def said(destination: Destination) -> str:
 
     async def ask() -> str:
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):
                 reader, writer = await asyncio.open_connection(destination.address, destination.port)
                 heard = (await reader.read(100)).decode().strip()
                 writer.close()
@@ -89,28 +89,34 @@ async def said(destination: Destination) -> str:
         except (OSError, TimeoutError) as error:
             return repr(error)
 
+    heard = ""
     for _ in range(20):
-        if await ask() == destination.says:
+        if (heard := await ask()) == destination.says:
             break
         await asyncio.sleep(0.1)
-    return await ask()
+    return heard
 
 
-async def reached(host: EngineHost, instance: str, destinations: dict[str, Destination]) -> set[str]:
-    """Names of the destinations that a container reaches, all tried at once."""
+async def assert_reached(
+    host: EngineHost, instance: str, destinations: dict[str, Destination], expected: set[str], when: str
+) -> None:
+    """A container reaches the destinations `expected` by their names and no other; all are tried at once.
+
+    The first have the time that a busy machine may need to connect; what is dropped on its way only wastes it.
+    """
     tries = [
-        f'(echo "{number} $(nc -w 1 {there.address} {there.port} </dev/null 2>&1)") &'
-        for number, there in enumerate(destinations.values())
+        f'(echo "{number} $(nc -w {30 if name in expected else 2} {there.address} {there.port} </dev/null 2>&1)") &'
+        for number, (name, there) in enumerate(destinations.items())
     ]
     output = await asyncio.to_thread(host.execute, instance, "sh", "-c", "\n".join([*tries, "wait"]))
     heard = dict(line.split(" ", 1) for line in output.splitlines())
     found: set[str] = set()
     for number, (name, there) in enumerate(destinations.items()):
         words = heard[str(number)]
-        assert words == there.says or not words or words.startswith("nc:"), (name, words)
+        assert words == there.says or words.startswith(("nc: can't connect", "nc: timed out")), (when, name, words)
         if words == there.says:
             found.add(name)
-    return found
+    assert found == expected, when
 
 
 def gateway_of(address: str) -> str:
@@ -164,7 +170,7 @@ async def test_what_each_egress_reaches_and_what_none_of_them_does(
             own = Destination(gateway_of(addresses[egress]), port, "host")
             destinations = {name: there for name, (there, _) in table.items()} | {"the host on its own network": own}
             expected = {name for name, (_, reachable) in table.items() if egress in reachable}
-            assert await reached(resolving, instance, destinations) == expected, egress
+            await assert_reached(resolving, instance, destinations, expected, egress)
             # The other way: gateway and host reach it, whatever it may reach.
             assert await said(Destination(addresses[egress], 3001, "hello")) == "hello"
 
@@ -189,8 +195,7 @@ async def test_names_are_resolved_with_internet_and_all_and_by_nobody_with_none(
     without = str(uuid.uuid4())
     await running(resolving, without, Egress.NONE)
     for server in ((), (far.private,)):
-        async with asyncio.timeout(15):
-            assert RESOLVED not in (answer := await look_up(without, *server)) and "exit 1" in answer
+        assert RESOLVED not in (answer := await look_up(without, *server)) and "exit 1" in answer
     resolver = resolving.execute(without, "cat", "/etc/resolv.conf")
     assert not any(line.startswith("search") for line in resolver.splitlines()), "nothing of the host's"
     assert "timeout:1" in resolver and "attempts:1" in resolver
@@ -203,8 +208,9 @@ async def test_a_connection_is_refused_at_once_where_nothing_can_be_reached(
 ) -> None:
     await running(host, instance, Egress.NONE)
     shell = f"nc -w 30 {far.public} 80 </dev/null"
-    async with asyncio.timeout(10):
-        assert "exit 1" in await asyncio.to_thread(host.execute, instance, "sh", "-c", shell)
+    said = await asyncio.to_thread(host.execute, instance, "sh", "-c", shell)
+    # Not "timed out".
+    assert said.startswith("nc: can't connect") and "exit 1" in said
 
 
 async def test_an_egress_that_changes_takes_effect_and_leaves_nothing_of_the_former(
@@ -219,7 +225,7 @@ async def test_an_egress_that_changes_takes_effect_and_leaves_nothing_of_the_for
     rules: set[str] = set()
     for generation, egress in enumerate(order, start=1):
         address = await running(resolving, instance, egress, generation)
-        assert await reached(resolving, instance, destinations) == expected[egress], egress
+        await assert_reached(resolving, instance, destinations, expected[egress], egress)
         assert await said(Destination(address, 3001, "hello")) == "hello"
         await eventually(
             lambda: len(resolving.networks()) == 1 and len(resolving.ids()) == 1,
@@ -253,11 +259,11 @@ async def test_whoever_gets_the_address_of_another_does_not_inherit_its_connecti
 ) -> None:
     allowed, later = str(uuid.uuid4()), str(uuid.uuid4())
     address = await running(host, allowed, Egress.ALL)
-    assert await asyncio.to_thread(datagram, host, allowed, far.private) == RESOLVED
+    assert await asyncio.to_thread(datagram, host, allowed, far.private, "30") == RESOLVED
     await host.engine.remove(allowed)
     assert await running(host, later, Egress.INTERNET) == address
     # The kernel remembers the flow for half a minute at least.
-    assert await asyncio.to_thread(datagram, host, later, far.private) == "nothing"
+    assert await asyncio.to_thread(datagram, host, later, far.private, "2") == "nothing"
 
 
 async def test_a_restarted_dtma_keeps_what_each_reaches_and_touches_no_container(
@@ -274,11 +280,11 @@ async def test_a_restarted_dtma_keeps_what_each_reaches_and_touches_no_container
     before = {egress: resolving.last(instance) for egress, instance in instances.items()}
     await resolving.stop()
     for egress, instance in instances.items():
-        assert await reached(resolving, instance, destinations) == expected[egress], f"{egress} while DTMA is away"
+        await assert_reached(resolving, instance, destinations, expected[egress], f"{egress} while DTMA is away")
     resolving.start()
     for egress, instance in instances.items():
         assert await running(resolving, instance, egress) == addresses[egress]
-        assert await reached(resolving, instance, destinations) == expected[egress], f"{egress} afterwards"
+        await assert_reached(resolving, instance, destinations, expected[egress], f"{egress} afterwards")
     assert sorted(resolving.networks()) == networks
     assert {egress: resolving.last(instance) for egress, instance in instances.items()} == before
 
@@ -306,7 +312,7 @@ async def test_containers_and_rules_of_an_older_release_go_on_as_internet(
         lambda: f"-A {chain} -d 192.168.0.0/16 -j DROP" in command("iptables-save", "-t", "filter"),
         lambda: f"rules of this release: {command('iptables-save', '-t', 'filter')}",
     )
-    assert await reached(resolving, instance, destinations) == {"public"}
+    await assert_reached(resolving, instance, destinations, {"public"}, "as before")
 
 
 async def test_without_a_firewall_nothing_starts_and_the_reason_is_told(
@@ -341,7 +347,7 @@ async def test_a_network_that_was_put_in_the_place_of_an_internal_one_is_not_use
     open_network = docker("network", "create", *labels, bridge, host.names.network(instance, Egress.NONE))
     host.start()
     await running(host, instance, Egress.NONE, 3)
-    assert await reached(host, instance, {"public": Destination(far.public, 80, "far")}) == set()
+    await assert_reached(host, instance, {"public": Destination(far.public, 80, "far")}, set(), "with None")
     assert open_network not in docker("network", "ls", "--quiet", "--no-trunc").split()
 
 
@@ -365,7 +371,7 @@ import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     sock.bind(("", 40000))
     sock.connect((sys.argv[1], 53))
-    sock.settimeout(2)
+    sock.settimeout(float(sys.argv[2]))
     sock.send(bytes.fromhex("000101000001000000000000036d637000") + bytes([0, 1, 0, 1]))
     try:
         print(socket.inet_ntoa(sock.recv(512)[-4:]))
@@ -374,10 +380,10 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 """
 
 
-def datagram(host: EngineHost, instance: str, address: str) -> str:
-    """What a DNS query from one fixed port of the container brings."""
+def datagram(host: EngineHost, instance: str, address: str, seconds: str) -> str:
+    """What a DNS query from one fixed port of the container brings within `seconds`."""
     pid = host.inspect(instance)[0]["State"]["Pid"]
-    return command("nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", DATAGRAM, address).strip()
+    return command("nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, "-c", DATAGRAM, address, seconds).strip()
 
 
 def restore(*lines: str) -> None:

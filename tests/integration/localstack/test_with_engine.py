@@ -41,6 +41,14 @@ def test_sigterm_ends_the_command(docker_engine: Engine) -> None:
     assert process.returncode == 128 + signal.SIGTERM
 
 
+def test_sigterm_that_comes_as_soon_as_the_command_is_there_ends_it_too() -> None:
+    program = "import sys\nfrom localstack.with_engine import run\nsys.exit(run(sys.argv[1:]))"
+    at_once = "kill -TERM $PPID; exec sleep 60"
+    for _ in range(10):
+        done = subprocess.run([sys.executable, "-c", program, "sh", "-c", at_once], env=ENVIRONMENT, check=False)
+        assert done.returncode == 128 + signal.SIGTERM
+
+
 def test_without_a_command_it_says_how_it_is_used() -> None:
     with started() as process:
         _, errors = process.communicate(timeout=60)

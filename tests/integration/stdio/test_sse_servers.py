@@ -4,7 +4,6 @@ streamable HTTP, gateway, session broker, DTMA and Docker."""
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -112,15 +111,13 @@ async def test_an_agent_uses_every_direction_of_it_in_sessions_that_share_its_co
 
 async def test_a_revoked_connection_is_out_at_once_and_nobody_else(stdio_host: StdioHost, everything: str) -> None:
     (uid, token), (_, other) = stdio_host.grant(everything), stdio_host.grant(everything)
-    async with asyncio.timeout(30), connected(stdio_host, everything, other) as kept:
+    async with asyncio.timeout(60), connected(stdio_host, everything, other) as kept:
         async with connected(stdio_host, everything, token) as client:
-            running = asyncio.create_task(said(client, "trigger-long-running-operation", {"duration": 20, "steps": 1}))
+            running = asyncio.create_task(said(client, "trigger-long-running-operation", {"duration": 600, "steps": 1}))
             assert "x" in await said(client, "echo", {"message": "x"})
-            began = time.monotonic()
             await asyncio.to_thread(stdio_host.revoke, uid)
             with pytest.raises(Exception, match=r".+"):
                 await running
-            assert time.monotonic() - began < 10, "the call would have taken 20 s"
         assert "x" in await said(kept, "echo", {"message": "x"})
 
 

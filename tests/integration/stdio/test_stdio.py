@@ -41,7 +41,7 @@ def alive(pid: int) -> bool:
 
 async def served_again(stdio_host: StdioHost, instance: str, token: str) -> None:
     """A new session is possible: the route comes back a moment after the broker."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             async with stdio_host.client(instance, token) as client:
@@ -75,15 +75,19 @@ async def test_two_agents_have_two_containers_and_keep_apart(stdio_host: StdioHo
 
 async def test_a_spare_serves_the_next_session_and_never_two(stdio_host: StdioHost, instance: str) -> None:
     _, token = stdio_host.grant(instance)
+    until("no container of the probe", lambda: not stdio_host.sessions(instance))
     used: list[str] = []
+    served = 0
     for _ in range(3):
         async with stdio_host.client(instance, token) as client:
             used.append(await told(client, "whoami"))
             spares = until("a spare", lambda: stdio_host.sessions(instance).keys() - set(used))
         async with stdio_host.client(instance, token) as client:
             used.append(await told(client, "whoami"))
-        assert used[-1] in spares
+        served += used[-1] in spares
     assert len(set(used)) == len(used)
+    # Every 30 s a probe has a container for a moment, which may be taken for the spare: not twice.
+    assert served >= 2
 
 
 async def test_all_that_a_server_may_have_is_a_bound_and_a_closed_session_makes_room(
@@ -96,8 +100,9 @@ async def test_all_that_a_server_may_have_is_a_bound_and_a_closed_session_makes_
         async with stdio_host.client(instance, token):
             why = await refused(stdio_host, instance, token)
             assert "All 4 sessions" in why
-            assert len(stdio_host.sessions(instance)) == 4
-        async with asyncio.timeout(10), stdio_host.client(instance, token) as client:
+            # A probe may have one more for a moment.
+            until("a container each", lambda: len(stdio_host.sessions(instance)) == 4)
+        async with asyncio.timeout(60), stdio_host.client(instance, token) as client:
             assert await told(client, "count") == "1"
 
 
@@ -108,7 +113,7 @@ async def test_a_revoked_connection_loses_its_container_at_once(stdio_host: Stdi
             mine = await told(client, "whoami")
             pid = stdio_host.sessions(instance)[mine]["State"]["Pid"]
             await asyncio.to_thread(stdio_host.revoke, uid)
-            await asyncio.to_thread(until, "ended", lambda: not alive(pid), seconds=5)
+            await asyncio.to_thread(until, "ended", lambda: not alive(pid))
             with pytest.raises(Exception, match=r".+"):
                 await told(client, "count")
         assert await told(kept, "count") == "1"
@@ -119,7 +124,7 @@ async def test_a_process_that_exits_ends_its_session_with_an_error(stdio_host: S
     _, token = stdio_host.grant(instance)
     async with stdio_host.client(instance, token) as client:
         mine = await told(client, "whoami")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(MCPError, match="process has"):
                 await client.call_tool("exit", {})
         until("its container to be gone", lambda: mine not in stdio_host.sessions(instance))
@@ -134,9 +139,7 @@ async def test_stopping_ends_every_session(stdio_host: StdioHost, instance: str)
         pids = [each["State"]["Pid"] for each in stdio_host.sessions(instance).values() if each["State"]["Running"]]
         assert pids
         await asyncio.to_thread(stdio_host.deploy, instance, generation=2, state="Stopped")
-        await asyncio.to_thread(
-            until, "ended", lambda: [pid for pid in pids if alive(pid)], lambda left: not left, seconds=5
-        )
+        await asyncio.to_thread(until, "ended", lambda: [pid for pid in pids if alive(pid)], lambda left: not left)
     stdio_host.await_phase(instance, "Stopped", generation=2)
     stdio_host.await_no_sessions(instance)
     stdio_host.deploy(instance, generation=3)
@@ -214,9 +217,7 @@ async def test_a_killed_broker_takes_its_sessions_along_and_comes_back(stdio_hos
         mine = await told(client, "whoami")
         killed = stdio_host.broker
         os.kill(killed, signal.SIGKILL)
-        await asyncio.to_thread(
-            until, "its container to be gone", lambda: mine not in stdio_host.sessions(instance), seconds=10
-        )
+        await asyncio.to_thread(until, "its container to be gone", lambda: mine not in stdio_host.sessions(instance))
     until("another broker", lambda: stdio_host.broker not in (0, killed))
     stdio_host.await_phase(instance, "Ready")
     await served_again(stdio_host, instance, token)
@@ -234,12 +235,13 @@ async def test_no_session_outlives_dtma_for_longer_than_its_next_start(
         if how is signal.SIGKILL:
             host.dtma.kill()
         else:
-            host.dtma.stop()
+            host.dtma.stop(grace=60)
             assert not stdio_host.sessions(instance), "an orderly end leaves none"
-        until("its broker to end with it", lambda: not alive(broker), seconds=5)
+        until("its broker to end with it", lambda: not alive(broker))
         await asyncio.to_thread(host.start_dtma)
+        # After 30 s it would be found in any case.
         await asyncio.to_thread(
-            until, "its container to be gone", lambda: mine not in stdio_host.sessions(instance), seconds=10
+            until, "its container to be gone", lambda: mine not in stdio_host.sessions(instance), seconds=25
         )
     seen = stdio_host.await_phase(instance, "Ready")
     assert seen["sessions"]["open"] == 0

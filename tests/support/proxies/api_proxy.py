@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from localstack.ports import free_port
 from support.proxies.faults import (
     Action,
     Answer,
@@ -72,12 +73,13 @@ class _Stream:
 class ApiProxy:
     """The proxy; a context manager. `url` is where it listens."""
 
-    def __init__(self, upstream: str, ca: ssl.SSLContext, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
+    def __init__(self, upstream: str, ca: ssl.SSLContext, *, tls: ssl.SSLContext | None = None) -> None:
         """`ca` verifies the server behind; `tls` is the proxy's own certificate, None for plain HTTP."""
         self._upstream = upstream.rstrip("/")
         self._ca = ca
         self._tls = tls
-        self._port = port
+        # Not of the kernel's choice: it would give it to a client while nobody listens on it.
+        self._port = free_port()
         self.journal: list[Exchange] = []
         self._faults: list[Fault] = []
         self._stream_faults: list[StreamFault] = []
@@ -184,7 +186,6 @@ class ApiProxy:
         )
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self._port, ssl_context=self._tls, reuse_address=True).start()
-        self._port = runner.addresses[0][1]
         self._runner = runner
 
     async def _unserve(self) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+from localstack.ports import free_port
+
 ClientBytes = Callable[[bytes], bool]
 
 
@@ -19,7 +21,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self.port = 0
+        # Not of the kernel's choice: it would give it to a client while nobody listens on it.
+        self.port = free_port()
         self.cut_when: ClientBytes | None = None
         """Asked for every piece the client sends; when true it is forwarded, and the client is cut off before it can
         hear an answer. Then it is not asked again."""
@@ -30,7 +33,6 @@ class Proxy:
     async def open(self) -> None:
         """Listen (again, on the port it had)."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Refuse new connections and cut the ones there are."""
