@@ -67,28 +67,29 @@ def test_what_servers_reach_outlasts_docker_and_is_what_the_spec_says(far: FarTo
         "All": far.ready_server("all", security={"egress": "All"}),
     }
 
-    def reaching(port: int) -> set[str]:
-        shell = f"nc -w 2 {address} {port} </dev/null 2>&1; true"
-        said = {
-            egress: far.host.engine.docker("exec", far.container(server), "sh", "-c", shell).strip()
-            for egress, server in servers.items()
-        }
-        assert all(not words or words == "out" or words.startswith("nc:") for words in said.values()), said
-        return {egress for egress, words in said.items() if words == "out"}
+    def assert_reaching(port: int, expected: str) -> None:
+        """Only the container of this server reaches the port, for which it has the time that a busy machine needs."""
+        for egress, server in servers.items():
+            shell = f"nc -w {30 if egress == expected else 2} {address} {port} </dev/null 2>&1; true"
+            words = far.host.engine.docker("exec", far.container(server), "sh", "-c", shell).strip()
+            reached = words == "out"
+            assert reached or words.startswith(("nc: can't connect", "nc: timed out")), (egress, words)
+            assert reached == (egress == expected), (egress, words)
 
     with outside(address) as port:
-        assert reaching(port) == {"All"}
+        assert_reaching(port, "All")
         far.host.engine.kill()
         far.world.await_condition(far.target, "Ready", "False", "EngineUnavailable")
         far.host.engine.start()
         for server in servers.values():
             far.world.await_condition(server, "Ready", "True")
-        assert reaching(port) == {"All"}
+        assert_reaching(port, "All")
         far.world.patch(servers["All"], {"spec": {"security": {"egress": "None"}}})
         far.world.patch(servers["None"], {"spec": {"security": {"egress": "All"}}})
         for server in servers.values():
             far.world.await_condition(server, "Ready", "True")
-        assert reaching(port) == {"None"}, "by the names they had at first"
+        # By the names they had at first.
+        assert_reaching(port, "None")
 
 
 def test_a_stopped_docker_holds_up_its_own_host_only(far: FarToolbox) -> None:
