@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
-from support.dtma.host import DtmaHost, code_of, instance_body
+from support.dtma.host import FAST, DtmaHost, code_of, instance_body
 from support.dtma.worker import ScriptedWorker, connected
 
 pytestmark = pytest.mark.component
@@ -121,12 +121,15 @@ async def test_the_configuration_reaches_workers_and_survives_a_restart(host: Dt
 async def test_a_connection_that_does_not_finish_a_request_is_closed(
     host: DtmaHost, before: bytes, begun: bytes
 ) -> None:
+    await host.stop()
+    host.timings = FAST.model_copy(update={"request_head": 0.5})
+    await host.start()
     trust = ssl.create_default_context(cafile=str(host.state_dir / "ca.crt"))
     reader, writer = await asyncio.open_connection("127.0.0.1", host.port, ssl=trust)
     writer.write(before)
     if before:
         await reader.readuntil(b'"ok"}')
     writer.write(begun)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await reader.read()
     writer.close()

@@ -21,7 +21,7 @@ import pytest
 from localstack import runtime
 from localstack.processes import Command, User, launcher
 from support.dtma.calls import entry, told
-from support.dtma.host import FAST, DtmaHost, eventually, grant_body, instance_body
+from support.dtma.host import DtmaHost, eventually, grant_body, instance_body
 from support.dtma.worker import ScriptedWorker, connected
 from support.gateway.mcp_http import call
 from support.gateway.mcp_servers import real_server
@@ -167,7 +167,7 @@ def gateway_of(host: DtmaHost, workers: int) -> Generator[subprocess.Popen[bytes
 async def test_an_orderly_stop_of_real_workers_loses_nothing(open_folder: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("needs root to run the gateway as another user")
-    host = DtmaHost(open_folder, processes=LinuxProcesses(), timings=FAST.model_copy(update={"ack_deadline": 5.0}))
+    host = DtmaHost(open_folder, processes=LinuxProcesses())
     path = host.state_dir / "host.json"
     uid = {"gateway_uid": UNPRIVILEGED, "gateway_gid": UNPRIVILEGED}
     write_record(path, read_record(path, HostRecord).model_copy(update=uid))

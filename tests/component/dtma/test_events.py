@@ -34,7 +34,7 @@ class Stream:
         self.comments: list[str] = []
 
     async def line(self) -> str:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await anext(self._lines)
 
     async def event(self) -> Sse:
@@ -162,7 +162,8 @@ async def test_a_watcher_sees_only_its_owners_events(host: DtmaHost) -> None:
 async def test_a_grant_reported_as_pending_is_reported_again_when_it_is_programmed(host: DtmaHost) -> None:
     await put(host)
     async with watching(host) as stream, host.client() as client:
-        answer = await client.put("/v2/grants/c-1", json=grant_body())
+        with host.timed(ack_deadline=0.1):
+            answer = await client.put("/v2/grants/c-1", json=grant_body())
         assert code_of(answer) == "AckPending"
         async with connected(ScriptedWorker(), host.socket_path):
             event = await stream.until("grant")

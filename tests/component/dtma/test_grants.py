@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
-from support.dtma.host import DtmaHost, FakeProcesses, code_of, eventually, grant_body, instance_body
+from support.dtma.host import FAST, DtmaHost, FakeProcesses, code_of, eventually, grant_body, instance_body
 from support.dtma.worker import ScriptedWorker, connected
 from toolbox_dtma.policy.process import ProcessId
 from toolbox_dtma.wire import Grant, GrantLimits, canonical_hash
 from toolbox_operator.domain.policy import unknown_fields
 
 pytestmark = pytest.mark.component
+
+BRIEF = FAST.model_copy(update={"worker_lost": 1.5})
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -54,7 +57,8 @@ async def test_a_grant_is_answered_when_every_worker_obeys_it(host: DtmaHost, wo
 
 
 async def test_without_any_worker_a_grant_is_kept_but_not_programmed(host: DtmaHost) -> None:
-    assert code_of(await put(host)) == "AckPending"
+    with host.timed(ack_deadline=0.1):
+        assert code_of(await put(host)) == "AckPending"
     assert await programmed(host) == {"c-1": False}
     async with connected(ScriptedWorker(), host.socket_path):
         await eventually(lambda: programmed(host), lambda seen: seen == {"c-1": True}, "programmed")
@@ -133,8 +137,9 @@ async def test_a_revocation_without_an_acknowledgement_stays_pending_until_it_co
 ) -> None:
     await put(host)
     worker.acks = False
-    assert code_of(await delete(host)) == "AckPending"
-    assert code_of(await delete(host)) == "AckPending"
+    with host.timed(ack_deadline=0.1):
+        assert code_of(await delete(host)) == "AckPending"
+        assert code_of(await delete(host)) == "AckPending"
     await worker.acknowledge()
     assert (await delete(host)).status_code == 204
 
@@ -151,10 +156,14 @@ async def test_deleting_an_absent_grant_succeeds_and_stops_a_late_put(host: Dtma
 
 
 async def test_a_lost_worker_is_waited_for_as_long_as_it_may_serve(host: DtmaHost) -> None:
+    host.timings = BRIEF
+    await host.restart()
     async with connected(ScriptedWorker(), host.socket_path):
         await put(host)
-    assert code_of(await delete(host)) == "AckPending"
-    await eventually(lambda: delete(host), lambda answer: answer.status_code == 204, "revoked after the worker's grace")
+        began = time.monotonic()
+    with host.timed(ack_deadline=0.1):
+        await eventually(lambda: delete(host), lambda answer: answer.status_code == 204, "revoked")
+    assert time.monotonic() - began >= BRIEF.worker_lost
 
 
 async def test_a_worker_that_is_proven_dead_is_not_waited_for(host: DtmaHost) -> None:
@@ -175,7 +184,8 @@ async def test_a_worker_that_comes_back_must_acknowledge_again(host: DtmaHost) -
         await put(host)
     back = ScriptedWorker(acks=False)
     async with connected(back, host.socket_path):
-        assert code_of(await delete(host)) == "AckPending"
+        with host.timed(ack_deadline=0.1):
+            assert code_of(await delete(host)) == "AckPending"
         await back.acknowledge()
         assert (await delete(host)).status_code == 204
 
@@ -185,7 +195,8 @@ async def test_a_worker_that_starts_does_not_delay_a_revocation(host: DtmaHost, 
     async with connected(ScriptedWorker(acks=False), host.socket_path) as starting:
         assert (await put(host)).status_code == 200
         # It was given a snapshot with the grant, so a revocation afterwards does concern it.
-        assert code_of(await delete(host)) == "AckPending"
+        with host.timed(ack_deadline=0.1):
+            assert code_of(await delete(host)) == "AckPending"
         await starting.acknowledge()
         assert (await delete(host)).status_code == 204
 
@@ -207,7 +218,9 @@ async def test_a_worker_is_not_killed_for_being_slow_to_learn_of_a_new_grant(hos
     async with connected(ScriptedWorker(), host.socket_path) as busy:
         busy.acks = busy.pongs = False
         busy.probes = lambda _: None
-        assert code_of(await put(host)) == "AckPending"
+        # Longer than a worker may be silent while something is withdrawn.
+        with host.timed(ack_deadline=0.6):
+            assert code_of(await put(host)) == "AckPending"
         assert processes.killed == []
         # The same silence costs its life as soon as something is withdrawn.
         assert (await delete(host)).status_code == 204
@@ -219,20 +232,20 @@ async def test_a_worker_that_answers_pings_is_not_killed(host: DtmaHost, worker:
     assert isinstance(processes, FakeProcesses)
     await put(host)
     worker.acks = False
-    assert code_of(await delete(host)) == "AckPending"
+    with host.timed(ack_deadline=0.6):
+        assert code_of(await delete(host)) == "AckPending"
     assert processes.killed == []
 
 
 async def test_grants_survive_a_restart_and_are_programmed_by_the_next_snapshot(host: DtmaHost) -> None:
     async with connected(ScriptedWorker(), host.socket_path):
         await put(host)
+    host.timings = BRIEF
     await host.restart()
     assert await programmed(host) == {"c-1": False}
     async with connected(ScriptedWorker(), host.socket_path) as worker:
         assert worker.policy.grants["c-1"].instance == "i-1"
-        await eventually(
-            lambda: programmed(host), lambda seen: seen == {"c-1": True}, "programmed", host.timings.worker_lost + 3
-        )
+        await eventually(lambda: programmed(host), lambda seen: seen == {"c-1": True}, "programmed")
 
 
 async def test_after_a_restart_nothing_is_revoked_until_the_former_workers_are_accounted_for(host: DtmaHost) -> None:
@@ -242,7 +255,8 @@ async def test_after_a_restart_nothing_is_revoked_until_the_former_workers_are_a
     async with connected(ScriptedWorker(), host.socket_path):
         await put(host)
     await host.restart()
-    assert code_of(await delete(host)) == "AckPending"
+    with host.timed(ack_deadline=0.1):
+        assert code_of(await delete(host)) == "AckPending"
     processes.dead.add(processes.pinned)
     assert (await delete(host)).status_code == 204
 

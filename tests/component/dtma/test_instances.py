@@ -106,7 +106,8 @@ async def test_deleting_what_was_never_there_succeeds_and_stops_a_late_put(host:
 async def test_a_delete_answers_only_after_the_container_is_gone(host: DtmaHost) -> None:
     await put(host)
     host.engine.removable.clear()
-    assert code_of(await delete(host)) == "EngineUnavailable"
+    with host.timed(removal_wait=0.1):
+        assert code_of(await delete(host)) == "EngineUnavailable"
     assert host.engine.removed == []
     pending = asyncio.create_task(delete(host))
     host.engine.removable.set()
@@ -144,7 +145,8 @@ async def test_a_container_that_no_record_knows_is_removed_at_the_start(host: Dt
 async def test_a_removal_cut_short_by_a_restart_is_finished_after_it(host: DtmaHost) -> None:
     await put(host)
     host.engine.removable.clear()
-    await delete(host)
+    with host.timed(removal_wait=0.1):
+        await delete(host)
     await host.stop()
     host.engine.removable.set()
     await host.start()
@@ -159,7 +161,8 @@ async def test_a_removal_cut_short_by_a_restart_is_finished_after_it(host: DtmaH
 async def test_a_new_object_during_a_removal_starts_once_the_old_container_is_gone(host: DtmaHost) -> None:
     await put(host, uid="uid-1")
     host.engine.removable.clear()
-    await delete(host, uid="uid-1")
+    with host.timed(removal_wait=0.1):
+        await delete(host, uid="uid-1")
     assert (await put(host, uid="uid-2")).status_code == 202
     assert host.engine.wanted["i-1"].desired.uid == "uid-1"
     host.engine.removable.set()
@@ -194,9 +197,10 @@ async def test_a_delete_whose_revocation_is_not_acknowledged_says_so_and_can_be_
     async with connected(ScriptedWorker(), host.socket_path) as worker:
         await put(host)
         worker.acks = False
-        assert code_of(await delete(host)) == "AckPending"
-        assert host.engine.removed == ["i-1"]
-        assert code_of(await delete(host)) == "AckPending"
+        with host.timed(ack_deadline=0.1):
+            assert code_of(await delete(host)) == "AckPending"
+            assert host.engine.removed == ["i-1"]
+            assert code_of(await delete(host)) == "AckPending"
         await worker.acknowledge()
         assert (await delete(host)).status_code == 204
 
@@ -260,7 +264,7 @@ async def test_followed_logs_arrive_while_the_container_runs_on(host: DtmaHost) 
     await put(host)
     host.engine.log_lines["i-1"] = [b"hello\n"]
     async with (
-        asyncio.timeout(5),
+        asyncio.timeout(20),
         host.client() as client,
         client.stream("GET", "/v2/instances/i-1/logs", params={"follow": True}) as answer,
     ):

@@ -13,7 +13,7 @@ from toolbox_dtma.state.records import KeyRingRecord
 
 pytestmark = pytest.mark.component
 
-BRISK = FAST.model_copy(update={"key_lifetime": 0.8, "key_kept": 0.9, "ack_deadline": 0.2})
+BRISK = FAST.model_copy(update={"key_lifetime": 1.5, "key_kept": 1.5, "ack_deadline": 0.2})
 
 
 def on_disk(host: DtmaHost) -> KeyRingRecord:
@@ -21,13 +21,12 @@ def on_disk(host: DtmaHost) -> KeyRingRecord:
 
 
 async def signing(worker: ScriptedWorker, kid: str) -> list[str]:
-    """The keys that a worker has once this one signs."""
+    """The keys that a worker had when this one began to sign."""
 
-    async def look() -> tuple[str, list[str]]:
-        ring = worker.policy.keyring
-        return ring.signing, [key.kid for key in ring.keys]
+    async def look() -> list[list[str]]:
+        return [[key.kid for key in ring.keys] for ring in worker.rings if ring.signing == kid]
 
-    return (await eventually(look, lambda seen: seen[0] == kid, f"{kid} signs"))[1]
+    return (await eventually(look, bool, f"{kid} signs"))[0]
 
 
 async def test_keys_are_renewed_and_old_ones_leave(open_folder: Path) -> None:

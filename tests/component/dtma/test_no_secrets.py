@@ -104,7 +104,9 @@ def grant(token: str, **changes: Any) -> dict[str, Any]:
 
 @pytest_asyncio.fixture
 async def system(open_folder: Path) -> AsyncGenerator[System]:
-    host = DtmaHost(open_folder, processes=LinuxProcesses(), timings=FAST.model_copy(update={"ack_deadline": 5.0}))
+    host = DtmaHost(
+        open_folder, processes=LinuxProcesses(), timings=FAST.model_copy(update={"probe_start_deadline": 0.6})
+    )
     record = read_record(host.state_dir / "host.json", HostRecord)
     theirs = {"gateway_uid": GATEWAY.uid, "gateway_gid": GATEWAY.gid}
     write_record(host.state_dir / "host.json", record.model_copy(update=theirs))

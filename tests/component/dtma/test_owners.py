@@ -100,7 +100,8 @@ async def test_owners_do_not_see_or_touch_each_others_objects(host: DtmaHost) ->
     await host.claimed("cluster-b")
     async with host.client() as client:
         await client.put("/v2/instances/i-1", json=instance_body())
-        await client.put("/v2/grants/c-1", json=grant_body())
+        with host.timed(ack_deadline=0.1):
+            await client.put("/v2/grants/c-1", json=grant_body())
     async with host.client("cluster-b") as other:
         assert (await other.get("/v2/instances")).json()["items"] == []
         assert (await other.get("/v2/grants")).json()["items"] == []

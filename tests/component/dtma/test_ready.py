@@ -46,11 +46,12 @@ async def test_an_instance_is_ready_after_a_probe_of_its_container(host: DtmaHos
 
 async def test_a_container_that_never_listens_becomes_an_error_and_recovers(host: DtmaHost) -> None:
     async with connected(ScriptedWorker(probes=fails("connection refused", refused=True)), host.socket_path) as worker:
-        await put(host)
-        error = await reached(host, "Error", "PortNotListening")
-        assert error["message"] == "connection refused"
-        worker.probes = fails("it speaks no MCP")
-        await reached(host, "Error", "ProbeFailed")
+        with host.timed(probe_start_deadline=0.6):
+            await put(host)
+            error = await reached(host, "Error", "PortNotListening")
+            assert error["message"] == "connection refused"
+            worker.probes = fails("it speaks no MCP")
+            await reached(host, "Error", "ProbeFailed")
         worker.probes = works("get_time")
         await reached(host, "Ready")
 
@@ -80,12 +81,13 @@ async def test_a_new_container_start_has_to_be_probed_again(host: DtmaHost, work
 async def test_a_change_of_expose_alone_neither_restarts_nor_probes_anew(
     host: DtmaHost, worker: ScriptedWorker
 ) -> None:
-    await put(host)
-    await reached(host, "Ready")
-    incarnation = host.engine.containers["i-1"]
-    worker.probes = fails("must not matter yet")
-    await put(host, generation=2, expose={"tools": {"allow": ["get_*"], "deny": []}})
-    now = await observed(host)
+    with host.timed(probe_interval=60.0):
+        await put(host)
+        await reached(host, "Ready")
+        incarnation = host.engine.containers["i-1"]
+        worker.probes = fails("must not matter yet")
+        await put(host, generation=2, expose={"tools": {"allow": ["get_*"], "deny": []}})
+        now = await observed(host)
     assert (now["phase"], now["generation"]) == ("Ready", 2)
     assert host.engine.containers["i-1"] == incarnation
 

@@ -88,7 +88,7 @@ async def real(open_folder: Path, children: list[Child], monkeypatch: pytest.Mon
         children.append(await start(listener, control))
         return children[-1]
 
-    patient = {"broker_start": 30.0, "broker_end": 10.0, "broker_patience": 30.0, "probe_timeout": 10.0}
+    patient = {"broker_end": 10.0, "broker_patience": 30.0}
     timings = FAST.model_copy(update={**patient, "broker_ask": 1.0})
     host = DtmaHost(open_folder, engine=TalkingEngine(), spawn=spawn, timings=timings)
     await host.start()
@@ -149,9 +149,7 @@ async def test_a_revoked_connection_finds_its_session_gone(real: DtmaHost) -> No
         async with real.client() as api:
             where = {"namespace": "team-a", "name": "bot-time"}
             (await api.delete("/v2/grants/c-1", params=where)).raise_for_status()
-        gone = await eventually(
-            lambda: post(client, "tools/call", session), lambda a: a.status_code == 404, "gone", 0.5
-        )
+        gone = await eventually(lambda: post(client, "tools/call", session), lambda a: a.status_code == 404, "gone")
         assert "error" in gone.json()
         assert (await post(client, "initialize")).status_code == 404
 

@@ -76,9 +76,8 @@ async def api(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenera
     async def spawn(listener: socket.socket, control: socket.socket) -> Child:
         return await start(listener, control)
 
-    timings = FAST.model_copy(
-        update={"broker_start": 30.0, "broker_end": 10.0, "broker_patience": 30.0, "probe_timeout": 10.0}
-    )
+    patient = {"broker_end": 10.0, "broker_patience": 30.0}
+    timings = FAST.model_copy(update={**patient, "probe_start_deadline": 0.6})
     host = DtmaHost(open_folder, spawn=spawn, timings=timings)
     await host.start()
     await host.claimed()
@@ -118,7 +117,7 @@ async def test_a_server_becomes_ready_and_serves_a_connection_until_it_is_revoke
             assert (await initialize(http, "i-1", "stranger")).status_code == 404
             where = {"namespace": "team-a", "name": "bot-time"}
             (await api.delete("/v2/grants/c-1", params=where)).raise_for_status()
-            await eventually(listed, lambda answer: answer.status_code == 404, "gone", 0.5)
+            await eventually(listed, lambda answer: answer.status_code == 404, "gone")
             assert (await initialize(http, "i-1")).status_code == 404
 
 

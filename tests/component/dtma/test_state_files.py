@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from support.dtma.host import DtmaHost, eventually, grant_body, instance_body
+from support.dtma.host import FAST, DtmaHost, eventually, grant_body, instance_body
 from support.dtma.worker import ScriptedWorker, connected
 from toolbox_dtma.state import store
 from toolbox_dtma.state.files import StateCorrupt, read_record, write_record
@@ -198,6 +198,7 @@ async def test_a_request_cut_off_after_any_write_is_completed_by_repeating_it(
         (await client.put("/v2/grants/c-1", json=grant_body())).raise_for_status()
     method, path, body = request_
     await cut_off(host, monkeypatch, request_, writes)
+    host.timings = FAST.model_copy(update={"worker_lost": 0.5, "ack_deadline": 0.2})
     await host.start()
     async with connected(ScriptedWorker(), host.socket_path) as worker, host.client() as client:
         answer = await client.request(method, path, json=body)

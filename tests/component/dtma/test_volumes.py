@@ -62,7 +62,8 @@ async def test_volumes_go_with_their_instance_unless_they_are_to_stay(
 async def test_a_removal_that_a_restart_cut_short_keeps_what_it_was_to_keep(host: DtmaHost) -> None:
     await put(host)
     host.engine.removable.clear()
-    assert code_of(await delete(host, volumePolicy="Retain")) == "EngineUnavailable"
+    with host.timed(removal_wait=0.1):
+        assert code_of(await delete(host, volumePolicy="Retain")) == "EngineUnavailable"
     await host.stop()
     host.engine.removable.set()
     await host.start()
@@ -93,7 +94,8 @@ async def test_a_removal_that_cannot_go_on_takes_another_order(host: DtmaHost) -
 async def test_a_newer_object_of_the_name_does_not_change_what_becomes_of_the_olders_volumes(host: DtmaHost) -> None:
     await put(host)
     host.engine.removable.clear()
-    await delete(host)
+    with host.timed(removal_wait=0.1):
+        await delete(host)
     assert (await put(host, uid="uid-2", volumePolicy="Retain")).status_code == 202
     host.engine.removable.set()
 

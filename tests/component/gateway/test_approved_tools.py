@@ -15,6 +15,7 @@ from mcp.shared.exceptions import MCPError
 
 from support.gateway.mcp_http import MODERN, call, messages, request, sdk_client
 from support.gateway.mcp_servers import RealServer, ScriptedServer, Seen
+from support.gateway.threads import eventually
 from support.gateway.world import Connection, World
 from toolbox_dtma.link.messages import ProbeResult
 from toolbox_dtma.wire import Expose
@@ -104,6 +105,13 @@ class Pinned:
         assert pin is not None
         self.gateway.change_instance(self.instance, surface=result.surface, approvals={pin: places})
         return result
+
+
+def seen_whole(probe: Callable[[], ProbeResult], tools: list[str]) -> ProbeResult:
+    """A probe that found these tools: the second era of a server that is slow is not waited for."""
+    return eventually(
+        lambda: found if sorted((found := probe()).surface.tools) == tools else None, f"{tools} probed", seconds=30
+    )
 
 
 def pinned(gateway: World, script: ScriptedServer) -> Pinned:
@@ -261,9 +269,8 @@ def test_a_server_of_both_eras_is_asked_in_both(gateway: World, script: Scripted
     assert (one.report.protocol_version, both.report.protocol_version) == ("2025-11-25", MODERN)
     assert both.report.tools_hash == one.report.tools_hash and sorted(both.surface.tools) == sorted(one.surface.tools)
     shifty.stateless = [TIME, tool("send", "In other words.")]
-    differing = gateway.dtma.probe(script.port, "/mcp")
+    differing = seen_whole(lambda: gateway.dtma.probe(script.port, "/mcp"), ["get_time", "send", "send"])
     assert differing.report.tools_hash != one.report.tools_hash
-    assert sorted(differing.surface.tools) == ["get_time", "send", "send"]
     shifty.handshake = None
     assert gateway.dtma.probe(script.port, "/mcp").surface.tools == ("get_time", "send")
 
@@ -274,7 +281,7 @@ async def test_tools_of_the_era_that_was_not_approved_are_hidden_from_agents_of_
     shifty.stateless = [TIME, SEND]
     world = pinned(gateway, script)
     shifty.stateless = [TIME, tool("send", "In other words.")]
-    world.probe()
+    seen_whole(world.probe, ["get_time", "send", "send"])
     params: dict[str, Any] = {"_meta": {VERSION_META: MODERN}}
     headers = {**world.connection.headers, "MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/list"}
     answer = await http.post(world.connection.url, json=request("tools/list", params), headers=headers)

@@ -51,7 +51,7 @@ class Operator:
             leadership=leadership,
             queue=self.queue,
             clock=SystemClock(),
-            timings=Timings(backoff_first=0.05, backoff_max=0.2, host_call=3.0, host_silence=1.0),
+            timings=Timings(backoff_first=0.05, backoff_max=0.2),
             rng=random.Random(1),
         )
         self._dtma = dtma

@@ -41,8 +41,7 @@ GRANT = Grant(namespace="a", name="b", generation=1, instance="i", agent="bot", 
 
 def host(handler: Handler, leadership: Leading | None = None) -> HttpHost:
     transport = httpx.MockTransport(handler)
-    timings = Timings(host_call=0.2, host_connect=0.1, host_silence=0.2)
-    return HttpHost(SETTINGS, leadership or Leading(epoch=3), timings, transport=transport)
+    return HttpHost(SETTINGS, leadership or Leading(epoch=3), Timings(), transport=transport)
 
 
 def problem(code: ProblemCode, **more: Any) -> httpx.Response:

@@ -46,8 +46,8 @@ def test_a_killed_worker_is_replaced_and_its_calls_end_with_an_error(space: Spac
     rig.ready(space, space.connection("one", "served"))
     secret, before = space.secret("one"), set(rig.workers(gateway(world)))
     assert len(before) == 2
-    call = rig.Calling(lambda: world.refusal(secret, "echo", LONG))
-    victim = until("relayed", lambda: rig.worker_talking_to(gateway(world), where))
+    call = rig.Calling(secret, "echo", LONG)
+    victim = until("relayed", lambda: call.worker(gateway(world), where))
     os.kill(victim, signal.SIGKILL)
     assert call.end() is not None
     assert world.refusal(secret, "echo", {}) is None
@@ -64,12 +64,12 @@ def test_a_hung_worker_does_not_hold_up_a_revocation_and_the_other_serves_on(spa
     kept, closed = space.connection("kept", "served"), space.connection("closed", "served")
     rig.ready(space, kept, closed)
     open_, shut = space.secret("kept"), space.secret("closed")
-    call = rig.Calling(lambda: world.refusal(shut, "echo", LONG))
-    hung = until("relayed", lambda: rig.worker_talking_to(gateway(world), where))
+    call = rig.Calling(shut, "echo", LONG)
+    hung = until("relayed", lambda: call.worker(gateway(world), where))
     os.kill(hung, signal.SIGSTOP)
     world.patch(closed, {"spec": {"active": False}})
     world.await_condition(closed, "Programmed", "True")
-    assert not any(pid == hung for pid in rig.workers(gateway(world))), "no ack counts while it may still serve"
+    assert not rig.is_running(hung), "no ack counts while it may still serve"
     assert call.end() is not None
     assert world.refusal(shut, "echo", {}) is not None
     assert world.refusal(open_, "echo", {}) is None
@@ -85,7 +85,7 @@ def test_status_says_that_the_gateway_is_down_and_nothing_stays_open_behind_it(s
     secrets = {name: space.secret(name) for name in names}
     pids = rig.workers(gateway(world))
     os.kill(gateway(world), signal.SIGKILL)
-    until("its workers end with it", lambda: [pid for pid in pids if _alive(pid)], lambda left: not left)
+    until("its workers end with it", lambda: [pid for pid in pids if rig.is_running(pid)], lambda left: not left)
     assert world.refusal(secrets["stays"], "echo", {}) is not None
 
     down = world.await_condition(RIG, "Ready", "False", "GatewayUnavailable")
@@ -100,11 +100,3 @@ def test_status_says_that_the_gateway_is_down_and_nothing_stays_open_behind_it(s
     rig.ready(space, RIG, stays, server)
     world.await_condition(inactive, "Programmed", "True")
     assert [world.refusal(secrets[name], "echo", {}) is None for name in names] == [True, False, False]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -24,7 +24,7 @@ from toolbox_operator.kube.rest import KubeRest
 from toolbox_operator.reconcile.context import Context, Reconciler
 from toolbox_operator.runtime import Outcome, Settings, Timings
 
-TIMINGS = Timings(resync=600.0, lease_duration=3.0, lease_renew_deadline=2.0, lease_retry=0.4, watch_fresh=10.0)
+TIMINGS = Timings(resync=600.0, lease_duration=20.0, lease_renew_deadline=15.0, lease_retry=0.4, watch_fresh=10.0)
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,7 +74,9 @@ async def test_a_process_that_starts_before_its_database_migrates_and_writes_lat
 
 async def test_a_commit_whose_outcome_is_unknown_is_done_again_without_harm(proxy: Proxy, postgres: str) -> None:
     world = World()
-    async with running(through(proxy, postgres)) as store:
+    # No deadline of its own may end a connection: those are counted.
+    patient = replace(QUICK, connect=20, statement=20, lock=20, transaction=30)
+    async with running(through(proxy, postgres), limits=patient) as store:
         store.submit(world.toolbox())
         await until_written(store)
         cuts: list[bytes] = []
@@ -105,7 +108,7 @@ async def test_a_server_that_hangs_is_given_up_at_the_deadline(proxy: Proxy, pos
         await until_written(store)
         proxy.freeze()
         store.submit(world.instance(2))
-        await eventually("given up", lambda: not store.healthy, QUICK.transaction + 4)
+        await eventually("given up", lambda: not store.healthy, 20)
         proxy.cut()
         proxy.thaw()
         await until_written(store)

@@ -93,8 +93,7 @@ TIMINGS = Timings(
     sessions_told=0.1,
     spare_retry_first=0.05,
     spare_after=0.05,
-    broker_patience=0.5,
-    session_open=5,
+    session_open=20,
 )
 
 

@@ -128,7 +128,7 @@ class ScriptedBroker:
 
     async def told(self) -> AnyToBroker:
         """The next message of any kind. A stream that comes with it is in `streams`."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while True:
                 try:
                     packet, descriptors, _, _ = socket.recv_fds(self.control, MAX_PACKET_BYTES, 4)
@@ -215,7 +215,7 @@ class Brokers:
             broker.kill()
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
     """Wait for a condition."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

@@ -61,6 +61,8 @@ class ScriptedWorker:
         self.snapshots = 0
         self.probed = 0
         self.ended = False
+        self.rings: list[KeyRing] = []
+        """Every key ring it had, one after the other."""
         self.taken: list[tuple[str, int]] = []
         """Batches of calls that DTMA acknowledged."""
         self._parts: list[Snapshot] = []
@@ -113,6 +115,8 @@ class ScriptedWorker:
 
     async def _applied(self, revision: int) -> None:
         self.revision = revision
+        if self.rings[-1:] != [self.policy.keyring]:
+            self.rings.append(self.policy.keyring)
         if self.acks:
             await self.acknowledge()
 
@@ -123,7 +127,7 @@ class ScriptedWorker:
     async def tell(self, message: Calls) -> None:
         """Tell of calls, and wait until DTMA has them."""
         await self._send(message)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while (message.stream, message.batch) not in self.taken:
                 if self.ended:
                     raise ConnectionError("DTMA hung up")
@@ -144,7 +148,7 @@ async def connected(worker: ScriptedWorker, socket: Path, *, revision: int = 0) 
     """The worker, with its first snapshot applied; hung up at the end."""
     task = asyncio.create_task(worker.run(socket, revision=revision))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not worker.snapshots:
                 if task.done():
                     task.result()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import ssl
 import threading
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from localstack.quickstart import Target
 from support.hosts.state_files import records_in
 from support.poll import until
 from support.system.space import Space
 from support.system.world import World
-from support.tcp import State, ends, sockets_of
+from support.tcp import State, ends, is_connected, sockets_of
 
 
 def server(space: Space, name: str, toolbox: str = "tbx-rig", **spec: Any) -> Target:
@@ -73,19 +75,38 @@ def workers(supervisor_pid: int) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split()]
 
 
-def worker_talking_to(supervisor_pid: int, address: str, port: int = 8000) -> int:
-    """The worker that has a connection to this address; 0 while none has."""
+def is_running(pid: int) -> bool:
+    """Whether a process is neither gone nor dead and not yet waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def is_talking_to(pid: int, address: str, port: int = 8000) -> bool:
+    """Whether a process has a connection to this address."""
     peer = "".join(f"{int(part):02X}" for part in reversed(address.split(".")))
     here = [end for end in ends() if (end.peer_address, end.peer_port, end.state) == (peer, port, State.ESTABLISHED)]
-    established = {end.inode for end in here}
-    return next((pid for pid in workers(supervisor_pid) if sockets_of(pid) & established), 0)
+    return not sockets_of(pid).isdisjoint(end.inode for end in here)
 
 
 class Calling:
-    """One agent's call under way in a thread of its own."""
+    """One agent's call under way in a thread of its own, over one connection, so that one worker has all of it."""
 
-    def __init__(self, call: Callable[[], str | None]) -> None:
-        self._call = call
+    def __init__(self, secret: dict[str, str], tool: str, arguments: dict[str, Any]) -> None:
+        url = urlsplit(secret["url"])
+        trust = ssl.create_default_context(cadata=secret["ca.crt"])
+        # Longer than `end` waits: its own timeout must not pass for an end of the call.
+        self._http = http.client.HTTPSConnection(str(url.hostname), url.port, context=trust, timeout=120)
+        self._http.connect()
+        self._port: int = self._http.sock.getsockname()[1]
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+        headers = {
+            "Authorization": f"Bearer {secret['token']}",
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+        }
+        self._http.request("POST", url.path, json.dumps(body), headers)
         self.ended = threading.Event()
         self.refusal: str | None = None
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
@@ -93,9 +114,22 @@ class Calling:
 
     def _run(self) -> None:
         try:
-            self.refusal = self._call()
+            answer = self._http.getresponse()
+            text = answer.read().decode()
+            self.refusal = None if answer.status == 200 and "result" in json.loads(text) else text
+        except (OSError, http.client.HTTPException) as error:
+            self.refusal = f"{type(error).__name__}: {error}"
         finally:
+            self._http.close()
             self.ended.set()
+
+    def worker(self, supervisor_pid: int, address: str) -> int:
+        """The worker that relays the call to this address; 0 while none does.
+
+        Any worker may have a connection there, for a probe or kept from another call: this one has the agent, too.
+        """
+        found = [pid for pid in workers(supervisor_pid) if is_connected(pid, self._port)]
+        return next((pid for pid in found if is_talking_to(pid, address)), 0)
 
     def end(self, seconds: float = 30.0) -> str | None:
         """Why it failed, once it has ended; None when it worked."""

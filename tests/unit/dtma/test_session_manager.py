@@ -201,11 +201,14 @@ async def test_an_exit_is_told_at_once_and_the_container_stays_for_the_last_word
     await until(lambda: session not in bench.engine.processes, "the container to go")
 
 
-async def test_a_container_whose_last_words_were_read_goes_at_once(bench: Bench, broker: ScriptedBroker) -> None:
-    session = await broker.opened("i-1", "c-1")
-    bench.engine.exit(session, SessionExit(0))
-    broker.say(CloseSession(session=session, why=Closing.ENDED))
-    await until(lambda: session not in bench.engine.processes, "the container to go", TIMINGS.session_last_words / 2)
+async def test_a_container_whose_last_words_were_read_goes_at_once() -> None:
+    bench = Bench(timings=TIMINGS.model_copy(update={"session_last_words": 600.0}))
+    bench.deploy()
+    async with bench.running(), bench.broker() as broker:
+        session = await broker.opened("i-1", "c-1")
+        bench.engine.exit(session, SessionExit(0))
+        broker.say(CloseSession(session=session, why=Closing.ENDED))
+        await until(lambda: session not in bench.engine.processes, "the container to go")
 
 
 @pytest.mark.parametrize(
