@@ -11,7 +11,7 @@ from toolbox_dtma.link.messages import ProbeResult
 from toolbox_dtma.management.instances import Instances
 from toolbox_dtma.management.reports import bridged_path
 from toolbox_dtma.management.session_probe import NotRun, probe_session
-from toolbox_dtma.policy.server import PolicyServer
+from toolbox_dtma.policy.server import Conversation, PolicyServer
 from toolbox_dtma.policy.worker import NoWorker
 from toolbox_dtma.readiness import Failure, Probed, Target
 from toolbox_dtma.sessions.manager import SessionManager
@@ -78,11 +78,7 @@ class Prober:
     async def _probe(self, instances: Instances, instance_id: str, target: Target) -> None:
         async with self._session_slots if target.has_sessions else self._slots:
             try:
-                result = await (
-                    self._in_a_session(instance_id, self._timings.probe_session_start if target.has_sessions else 0.0)
-                    if target.bridged
-                    else self._ask(address=target.address, port=target.port, path=target.path)
-                )
+                result = await (self._in_a_session(instance_id, target) if target.bridged else self._standing(target))
             except NotRun as error:
                 log.debug("probe was not run", instance=instance_id, why=str(error))
                 result = None
@@ -93,28 +89,21 @@ class Prober:
             log.warning("probe could not be written", instance=instance_id, error=error.strerror)
         self._wake.set()
 
-    async def _in_a_session(self, instance_id: str, start: float) -> Probed | Failure:
+    async def _standing(self, target: Target) -> Probed | Failure:
+        return await self._ask(Conversation(target.path, target.address, target.port))
+
+    async def _in_a_session(self, instance_id: str, target: Target) -> Probed | Failure:
         path = bridged_path(instance_id)
+        start = self._timings.probe_session_start if target.has_sessions else 0.0
         return await probe_session(
             self._sessions,
             instance_id,
-            lambda bridge, ticket: self._ask(path=path, bridge=bridge, ticket=ticket, start=start),
+            lambda bridge, ticket: self._ask(Conversation(path, bridge=bridge, ticket=ticket, start=start)),
         )
 
-    async def _ask(
-        self,
-        *,
-        path: str,
-        address: str = "",
-        port: int = 0,
-        bridge: str | None = None,
-        ticket: str = "",
-        start: float = 0.0,
-    ) -> Probed | Failure:
+    async def _ask(self, conversation: Conversation) -> Probed | Failure:
         try:
-            answer = await self._policy.probe(
-                path=path, address=address, port=port, bridge=bridge, ticket=ticket, start=start
-            )
+            answer = await self._policy.probe(conversation)
         except NoWorker as error:
             raise NotRun(str(error)) from error
         return judge(answer, surface_bytes=self._bounds.surface_bytes)

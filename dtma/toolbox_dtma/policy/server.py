@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import structlog
@@ -53,6 +54,21 @@ TakeCalls = Callable[[Calls, Callable[[], None]], None]
 
 class AckPending(Exception):
     """Not every worker has acknowledged yet. The change is in force as soon as they do, without further word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a probe talks to: a server at its address, or the session broker on its socket."""
+
+    path: str
+    address: str = ""
+    port: int = 0
+    bridge: str | None = None
+    """Path of the broker's socket, in place of address and port."""
+    ticket: str = field(default="", repr=False)
+    """What the broker shows DTMA for sessions of this probe."""
+    start: float = 0.0
+    """Seconds that processes made for it may take until they answer, beyond the conversation."""
 
 
 class PolicyServer:
@@ -278,35 +294,17 @@ class PolicyServer:
         worker.send(encode_frame(CallsTaken(stream=message.stream, batch=message.batch)))
 
     # ----------------------------------------------------------------- probes
-    async def probe(
-        self,
-        *,
-        path: str,
-        address: str = "",
-        port: int = 0,
-        bridge: str | None = None,
-        ticket: str = "",
-        start: float = 0.0,
-    ) -> ProbeResult:
-        """Have a worker hold an MCP conversation with this address, or over this socket with a ticket.
+    async def probe(self, conversation: Conversation) -> ProbeResult:
+        """Have a worker hold an MCP conversation.
 
-        `start` is what a process that is made for it may take in seconds until it answers, beyond the conversation.
         Raises `NoWorker` when none is connected, it goes away, or does not answer in time.
         """
         ready = [worker for worker in self._workers if not worker.writer.transport.is_closing()]
         if not ready:
             raise NoWorker("no gateway worker is connected")
         worker = min(ready, key=lambda candidate: len(candidate.probes))
-        request = ProbeRequest(
-            probe=next(self._probe_ids),
-            address=address,
-            port=port,
-            path=path,
-            deadline=self._timings.probe_timeout,
-            start=start,
-            bridge=bridge,
-            ticket=ticket,
-        )
+        deadline = self._timings.probe_timeout
+        request = ProbeRequest(probe=next(self._probe_ids), deadline=deadline, **asdict(conversation))
         return await worker.probe(request)
 
     # ---------------------------------------------------------------- tending
