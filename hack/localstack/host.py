@@ -74,7 +74,7 @@ class Host:
     def _runtime(self) -> runtime.Runtime:
         """Python that the gateway's user can run: of the gateway, and of DTMA, whose session broker is this user's."""
         if self._shared_runtime is None:
-            self._shared_runtime = runtime.for_user(GATEWAY_USER, self.folder)
+            self._shared_runtime = runtime.for_user(GATEWAY_USER)
         return self._shared_runtime
 
     def _log(self, part: str) -> str:

@@ -54,7 +54,7 @@ def main() -> int:
 
             def python() -> None:
                 postgres.binaries()
-                runtime.for_user(GATEWAY_USER, supervisor.folder)
+                runtime.for_user(GATEWAY_USER)
 
             parallel.run(supervisor, [control_plane, containers, python, clients.prepare])
     except SetupError as error:

@@ -6,6 +6,7 @@ home, for example). A gateway that runs under its own uid cannot start from ther
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import subprocess
@@ -88,12 +89,31 @@ def _copy_interpreter(folder: Path) -> None:
         folder / "lib" / version / "site-packages",
         ignore=shutil.ignore_patterns(*LEFT_OUT),
     )
+    _let_read(folder)
+
+
+def _let_read(folder: Path) -> None:
+    """Everybody, whatever the mode of what was copied."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
 
-def _copied(sources: Path) -> Runtime:
+def _copy_sources(folder: Path) -> None:
+    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    # A tenth of what each process takes to start; its user could not keep what it compiles.
+    compileall.compile_dir(folder, quiet=1)
+    _let_read(folder)
+
+
+def _sources() -> Path:
+    key = cache.content_hash([sys.version, *cache.folder_parts(SOURCES)])
+    sources = cache.ensure(f"sources-{key}", _copy_sources, folder=cache.shared_root())
+    cache.prune(cache.shared_root(), "sources-*", sources.name)
+    return sources
+
+
+def _copied() -> Runtime:
     lock = (REPOSITORY / "requirements" / "dev.lock").read_bytes()
     key = cache.content_hash([sys.version, sys.base_prefix, "\n".join(LEFT_OUT), lock])
 
@@ -107,20 +127,18 @@ def _copied(sources: Path) -> Runtime:
     environment = {
         "PYTHONHOME": str(home),
         "LD_LIBRARY_PATH": str(home / "lib"),
-        "PYTHONPATH": str(sources),
+        "PYTHONPATH": str(_sources()),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return Runtime(str(home / "bin" / version), environment)
 
 
-def for_user(user: User, folder: Path) -> Runtime:
-    """Our own interpreter and sources where this user can use them, else copies (the sources below `folder`)."""
+def for_user(user: User) -> Runtime:
+    """Our own interpreter and sources where this user can use them, else copies. Raises `SetupError`."""
     own = _own()
     if os.geteuid() != 0 or failure(own, user) is None:
         return own
-    sources = folder / "sources"
-    shutil.copytree(SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__"))
-    copied = _copied(sources)
+    copied = _copied()
     if reason := failure(copied, user):
         raise SetupError(f"uid {user.uid} cannot run {MODULE} from {copied.python}: {reason}")
     return copied

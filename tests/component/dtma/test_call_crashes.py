@@ -145,7 +145,7 @@ def gateway_of(host: DtmaHost, workers: int) -> Generator[subprocess.Popen[bytes
     config = host.folder / "gateway" / "gateway.json"
     settings = json.loads(config.read_text()) | {"workers": workers}
     config.write_text(json.dumps(settings))
-    python = runtime.for_user(user, host.folder)
+    python = runtime.for_user(user)
     argv = [python.python, "-m", "toolbox_dtma.gateway", "--config", str(config)]
     with (host.folder / "gateway.log").open("ab") as log:
         process = subprocess.Popen(

@@ -59,7 +59,7 @@ class System:
         return f"https://127.0.0.1:{self.port}/servers/i-1/mcp"
 
     def start(self) -> None:
-        found = runtime.for_user(GATEWAY, self.host.folder)
+        found = runtime.for_user(GATEWAY)
         argv = [found.python, "-m", "toolbox_dtma.gateway", "--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -306,7 +306,7 @@ async def test_no_marker_is_in_any_log_metric_or_state(
         if MARKER in line or FORGED in line
     ]
     assert found == []
-    kept = [path for path in host.folder.rglob("*") if path.is_file() and "sources" not in path.parts]
+    kept = [path for path in host.folder.rglob("*") if path.is_file()]
     assert len(kept) > 10
     assert [str(path) for path in kept if marker.lower() in path.read_bytes().lower()] == []
     recorded = {path.parent.name for path in kept if FORGED.encode() in path.read_bytes()}

@@ -100,7 +100,7 @@ def another_gateway(own: Bench, name: str, **settings: Any) -> Generator[Gateway
     changed |= settings
     config = folder / "gateway.json"
     config.write_text(json.dumps(changed))
-    used = runtime.for_user(GATEWAY_USER, folder)
+    used = runtime.for_user(GATEWAY_USER)
     hidden = folder / "not-installed"
     hidden.mkdir()
     (hidden / f"{NOT_INSTALLED}.py").write_text('raise ImportError("an installed host does not have it")\n')

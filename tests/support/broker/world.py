@@ -184,7 +184,7 @@ class Broker:
             argv, env = [sys.executable, "-m", "toolbox_dtma.broker", *options], dict(os.environ)
             if unprivileged:
                 user = User(UNPRIVILEGED, UNPRIVILEGED)
-                python = runtime.for_user(user, self.folder)
+                python = runtime.for_user(user)
                 command = Command("broker", [python.python, *argv[1:]], user=user)
                 argv, env = launcher(command), {"PATH": os.environ["PATH"], **python.env}
             else:

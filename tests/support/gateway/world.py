@@ -127,7 +127,7 @@ class World:
         """Start the supervisor as an unprivileged user."""
         user = User(UNPRIVILEGED, UNPRIVILEGED)
         if self._runtime is None:
-            self._runtime = runtime.for_user(user, self.folder)
+            self._runtime = runtime.for_user(user)
         argv = [self._runtime.python, "-m", "toolbox_dtma.gateway", "--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
