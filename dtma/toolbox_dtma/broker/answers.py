@@ -15,7 +15,8 @@ from toolbox_dtma.gateway.downstream import write
 from toolbox_dtma.gateway.headers import EVENT_STREAM
 from toolbox_dtma.gateway.http import broken
 from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, rpc_error
+from toolbox_dtma.gateway.parsing import SERVER_ERROR
+from toolbox_dtma.gateway.refusal import Refusal, rpc_error
 from toolbox_dtma.link.broker import Refused
 from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES
 

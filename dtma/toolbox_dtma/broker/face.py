@@ -36,8 +36,8 @@ from toolbox_dtma.broker.sessions import NotBegun, Sessions
 from toolbox_dtma.broker.stateless_face import StatelessFace
 from toolbox_dtma.gateway.headers import CONNECTION, PROBE, ROUTE, SESSION
 from toolbox_dtma.gateway.http import AuditedConnection
-from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, SESSION_NOT_FOUND, Refusal, not_found, rpc_error
+from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR, SERVER_ERROR
+from toolbox_dtma.gateway.refusal import SESSION_NOT_FOUND, Refusal, not_found, rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.link.broker import BACKLOG, Closing
 

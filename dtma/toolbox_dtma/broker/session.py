@@ -17,8 +17,8 @@ from toolbox_dtma.broker.peer import Over, Peer
 from toolbox_dtma.broker.pipe import Pipe
 from toolbox_dtma.broker.routing import Fate, Place, Routes
 from toolbox_dtma.broker.turns import Turns
-from toolbox_dtma.gateway.parsing import Kind
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, rpc_error
+from toolbox_dtma.gateway.parsing import SERVER_ERROR, Kind
+from toolbox_dtma.gateway.refusal import rpc_error
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.link.broker import Closing
 

@@ -20,8 +20,7 @@ from toolbox_dtma.broker.rewriting import Mark, Marked, read
 from toolbox_dtma.broker.session import Owner, Patience, SessionOver
 from toolbox_dtma.broker.streams import ProcessStreams
 from toolbox_dtma.broker.turns import Turns
-from toolbox_dtma.gateway.parsing import Kind
-from toolbox_dtma.gateway.refusal import SERVER_ERROR
+from toolbox_dtma.gateway.parsing import SERVER_ERROR, Kind
 from toolbox_dtma.gateway.skimming import Steps, T, is_quick, run
 from toolbox_dtma.link.broker import Closing, SessionOpened
 

@@ -29,9 +29,9 @@ from toolbox_dtma.broker.routing import TooMany
 from toolbox_dtma.broker.session import Owner, SessionOver
 from toolbox_dtma.broker.shared import SharedProcess, Stated
 from toolbox_dtma.broker.stateless import OtherEra, Stateless
-from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR, Kind
+from toolbox_dtma.gateway.parsing import INVALID_REQUEST, PARSE_ERROR, SERVER_ERROR, Kind
 from toolbox_dtma.gateway.policy import HEADER_MISMATCH, INVALID_PARAMS
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal
+from toolbox_dtma.gateway.refusal import Refusal
 from toolbox_dtma.gateway.skimming import is_quick, run
 
 CALL_TOOL = "tools/call"

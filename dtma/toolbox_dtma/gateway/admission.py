@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDictProxy
 
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal, not_found, unauthorized, unavailable
+from toolbox_dtma.gateway.parsing import SERVER_ERROR
+from toolbox_dtma.gateway.refusal import Refusal, not_found, unauthorized, unavailable
 from toolbox_dtma.gateway.state import Admitted, PolicyState
 from toolbox_dtma.gateway.throttle import FailureThrottle
 from toolbox_dtma.wire import HostConfig

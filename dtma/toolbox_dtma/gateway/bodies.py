@@ -8,8 +8,8 @@ from aiohttp import web
 
 from toolbox_dtma.gateway import parsing
 from toolbox_dtma.gateway.http import broken
-from toolbox_dtma.gateway.parsing import Body, BodyRefused
-from toolbox_dtma.gateway.refusal import SERVER_ERROR, Refusal
+from toolbox_dtma.gateway.parsing import SERVER_ERROR, Body, BodyRefused
+from toolbox_dtma.gateway.refusal import Refusal
 from toolbox_dtma.gateway.skimming import is_quick
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.wire.limits import MAX_REQUEST_BYTES

@@ -15,6 +15,7 @@ from toolbox_dtma.gateway.strictjson import NotJson, Repeated
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
+SERVER_ERROR = -32000
 MAX_BATCH = 50
 
 PROTECTED = frozenset({"jsonrpc", "id", "method", "params", "result", "error", "name", "uri", "ref", "taskId", "_meta"})

@@ -26,8 +26,8 @@ from pydantic import ValidationError
 from toolbox_dtma import __version__
 from toolbox_dtma.gateway.definitions import opaque, surface_hash
 from toolbox_dtma.gateway.headers import PROBE
+from toolbox_dtma.gateway.parsing import SERVER_ERROR
 from toolbox_dtma.gateway.probe_bounds import CLOSING_SECONDS, MAX_RESPONSE_BYTES, BoundedTransport, Budget
-from toolbox_dtma.gateway.refusal import SERVER_ERROR
 from toolbox_dtma.gateway.shown_tools import ShownTool, ShownTools
 from toolbox_dtma.link.messages import ProbeRequest, ProbeResult, Surface
 from toolbox_dtma.wire import ProbeReport, ServerInfo, ToolSummary

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from toolbox_dtma.gateway.parsing import Body, Kind, RpcId
+from toolbox_dtma.gateway.parsing import SERVER_ERROR, Body, Kind, RpcId
 from toolbox_dtma.gateway.policy import METHOD_NOT_FOUND, Denial
 
-SERVER_ERROR = -32000
 SESSION_NOT_FOUND = -32001
 BROKE_OFF = "The server broke off its answer"
 RETRY_SECONDS = 2

@@ -15,7 +15,8 @@ from toolbox_dtma.gateway.exchanges import Exchange, Exchanges
 from toolbox_dtma.gateway.filtering import Undecidable, filter_lists, listings, may_hold_list
 from toolbox_dtma.gateway.headers import EVENT_STREAM, SESSION, downstream_headers, media_type, unreadable
 from toolbox_dtma.gateway.limits import AnswerTooLarge, bounded
-from toolbox_dtma.gateway.refusal import BROKE_OFF, SERVER_ERROR, bad_gateway, rpc_error, unavailable
+from toolbox_dtma.gateway.parsing import SERVER_ERROR
+from toolbox_dtma.gateway.refusal import BROKE_OFF, bad_gateway, rpc_error, unavailable
 from toolbox_dtma.gateway.sessions import UpstreamIdUnusable
 from toolbox_dtma.gateway.skimming import is_quick, run
 from toolbox_dtma.gateway.sse import MAX_EVENT_BYTES, EventTooLarge, HeldEvent, SseRewriter, only_event, portions

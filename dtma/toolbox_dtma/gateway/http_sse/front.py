@@ -24,8 +24,8 @@ from toolbox_dtma.gateway.http_sse.outbox import Budget, Overfull
 from toolbox_dtma.gateway.http_sse.peers import SOURCE, PeerClient, PeerRequest
 from toolbox_dtma.gateway.http_sse.reference import Place, binding_of, locate, named, new_name, path_of, reference
 from toolbox_dtma.gateway.http_sse.session import Session, gone
-from toolbox_dtma.gateway.parsing import INVALID_REQUEST, BodyRefused
-from toolbox_dtma.gateway.refusal import RETRY_SECONDS, SERVER_ERROR, Refusal, unavailable
+from toolbox_dtma.gateway.parsing import INVALID_REQUEST, SERVER_ERROR, BodyRefused
+from toolbox_dtma.gateway.refusal import RETRY_SECONDS, Refusal, unavailable
 from toolbox_dtma.gateway.state import PolicyState
 from toolbox_dtma.gateway.stepping import Stepper
 from toolbox_dtma.gateway.upstream.errors import Broken, ConnectFailed, UpstreamError

@@ -18,7 +18,8 @@ from toolbox_dtma.gateway.http_sse.outbox import Budget, Holding, Outbox, Overfu
 from toolbox_dtma.gateway.http_sse.own import OwnClient
 from toolbox_dtma.gateway.http_sse.reading import MAX_MESSAGE_BYTES, Events, MessageTooLarge, read_document
 from toolbox_dtma.gateway.methods import HANDSHAKE_VERSIONS
-from toolbox_dtma.gateway.refusal import BROKE_OFF, RETRY_SECONDS, SERVER_ERROR, SESSION_NOT_FOUND, Refusal, errors
+from toolbox_dtma.gateway.parsing import SERVER_ERROR
+from toolbox_dtma.gateway.refusal import BROKE_OFF, RETRY_SECONDS, SESSION_NOT_FOUND, Refusal, errors
 from toolbox_dtma.gateway.relay import CALL_IDLE_SECONDS, STREAM_IDLE_SECONDS
 from toolbox_dtma.gateway.sse import EventTooLarge, message_event
 from toolbox_dtma.gateway.upstream.connection import Answer
