@@ -163,10 +163,13 @@ class Stateless:
         """What the process says it speaks; None where it is still silent."""
         try:
             answer = await process.ask(DISCOVER)
-            probed = bool(process.owner.ticket)
+            patience = self._patience
+            seconds, present = patience.discover, patience.present
+            if process.owner.ticket:
+                seconds, present = patience.probed, patience.present_probed
             try:
-                async with asyncio.timeout(self._patience.probed if probed else self._patience.discover):
-                    said = await self._first_word(process, answer)
+                async with asyncio.timeout(seconds):
+                    said = await self._first_word(process, answer, present)
             except TimeoutError:
                 self._learned(process, Era.HANDSHAKE, SILENT_SECONDS)
                 self._look_after(asyncio.create_task(self._late(process, answer)))
@@ -178,7 +181,7 @@ class Stateless:
             return self._learned(process, Era.HANDSHAKE, SILENT_SECONDS)
         return await self._judge(process, said)
 
-    async def _first_word(self, process: SharedProcess, answer: asyncio.Future[Marked]) -> Marked:
+    async def _first_word(self, process: SharedProcess, answer: asyncio.Future[Marked], present: float) -> Marked:
         """An answer. Raises `SessionOver`; `TimeoutError` for a process that reads what it is asked, and is silent.
 
         One that has not started yet does not answer a ping either, which servers do also before a handshake.
@@ -186,7 +189,6 @@ class Stateless:
         done, _ = await asyncio.wait({answer}, timeout=self._patience.quiet)
         if not done:
             await asyncio.wait({answer, await process.ask(PING)}, return_when=asyncio.FIRST_COMPLETED)
-            present = self._patience.present_probed if process.owner.ticket else self._patience.present
             done, _ = await asyncio.wait({answer}, timeout=present)
         if not done:
             raise TimeoutError

@@ -214,7 +214,8 @@ class SessionContainers:
             self._exited(session, SessionExit())
 
     def _ask_how_it_ended(self, session: str, container: str) -> None:
-        if session in self._asked:
+        live = self._live.get(session)
+        if live is None or live.exit is not None or session in self._asked:
             return
         task = asyncio.create_task(self._how_it_ended(session, container), name=f"exit of session {container}")
         self._asked[session] = task

@@ -14,7 +14,7 @@ from support.broker import eras_server
 from support.broker.client import initialize, path_of, sdk_client, unix_http
 from support.broker.inside import Inside, inside
 from support.broker.programs import Process, Script, Scripted, Spawned
-from support.broker.stateless import DISCOVERED, answers, asking, calling, post, served, stateless_headers
+from support.broker.stateless import DISCOVERED, META, answers, asking, calling, post, served, stateless_headers
 from support.broker.world import Broker
 from support.gateway.mcp_http import INITIALIZE, MODERN
 from toolbox_dtma.broker.session import Owner, Patience
@@ -190,9 +190,27 @@ async def test_a_process_that_stays_silent_is_given_up(script: Script) -> None:
         assert len(parts.dtma.sessions(instance)) == 1
 
 
-async def probed(http: httpx.AsyncClient, instance: str) -> httpx.Response:
+async def test_what_a_process_says_too_late_for_one_probe_is_known_to_the_next(script: Script) -> None:
+    async with hasty(Patience(probed=0.1)) as (parts, http):
+        instance = parts.dtma.instance(script)
+        asked = asyncio.ensure_future(probed(http, instance))
+        process = await script.process()
+        question = await process.heard()
+        assert needs_handshake(await asked)
+        process.say({"jsonrpc": "2.0", "id": question["id"], "result": DISCOVERED})
+        first = Owner(ticket="ticket-1")
+        await until("it serves", lambda: parts.sessions.stateless.find(instance, first))
+        again = asyncio.ensure_future(probed(http, instance, "ticket-2"))
+        # Of the probe: the broker has no question any more, and this one is waited for.
+        heard = await (other := await script.process()).heard()
+        assert heard["params"]["_meta"] == META
+        other.say({"jsonrpc": "2.0", "id": heard["id"], "result": DISCOVERED})
+        assert (await again).json()["result"] == DISCOVERED
+
+
+async def probed(http: httpx.AsyncClient, instance: str, ticket: str = "ticket-1") -> httpx.Response:
     """The first request of a probe of both eras."""
-    headers = {**stateless_headers(), **PROBE}
+    headers = {**stateless_headers(), **PROBE, "Mcp-Toolbox-Probe": ticket}
     del headers["Mcp-Toolbox-Connection"]
     return await http.post(path_of(instance), json=asking("server/discover"), headers=headers)
 

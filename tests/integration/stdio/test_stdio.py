@@ -19,6 +19,7 @@ from localstack import agent
 from localstack.progress import SetupError
 from support.engine.images import docker
 from support.hosts.stdio_host import SESSIONS_TOLD, StdioHost, descriptors, told
+from support.hosts.tiny_stdio_server import COMMAND
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_HOST
 
@@ -152,6 +153,14 @@ async def test_a_changed_environment_is_a_new_deployment(stdio_host: StdioHost, 
     stdio_host.deploy(instance, generation=2, env=[{"name": "VERSION", "value": "2"}], inputsHash="1" * 64)
     seen = stdio_host.await_phase(instance, "Ready", generation=2)
     assert seen["probe"]["serverInfo"]["version"] == "2"
+
+
+def test_a_server_that_takes_longer_to_start_than_a_probe_is_otherwise_given_is_ready(
+    stdio_host: StdioHost, instance: str
+) -> None:
+    command = ["sh", "-c", 'sleep 11; exec "$@"', "sh", *COMMAND]
+    stdio_host.deploy(instance, generation=2, command=command, inputsHash="2" * 64)
+    assert stdio_host.await_phase(instance, "Ready", generation=2)["probe"]["ok"]
 
 
 @pytest.mark.parametrize(
