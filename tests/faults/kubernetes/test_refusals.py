@@ -40,6 +40,11 @@ def writes_of(resource: str, name: str = "") -> Match:
     return on(resource, "create", "replace", "patch", "delete", name=name)
 
 
+def created_name(request: Request) -> str:
+    """Of the object that a request creates: its target names the collection only, which others share. Else ""."""
+    return request.document["metadata"]["name"] if request.verb == "create" else ""
+
+
 def busiest_second(exchanges: Sequence[Exchange]) -> int:
     """The most requests that any second began with."""
     times = [exchange.request.at for exchange in exchanges]
@@ -122,11 +127,12 @@ def test_retry_after_is_honoured_for_each_object(operator: Watched, space: Space
     for target in targets:
         space.world.await_status(target, phase="Disconnected")
     refused = [exchange for exchange in operator.proxy.since(mark, but_leases) if exchange.told == 429]
-    by_target = defaultdict[str, list[float]](list)
+    by_object = defaultdict[tuple[str, str, str], list[float]](list)
     for exchange in refused:
-        by_target[exchange.request.method + exchange.request.target].append(exchange.request.at)
+        request = exchange.request
+        by_object[request.method, request.target, created_name(request)].append(request.at)
     lasted = max(e.request.at for e in refused) - min(e.request.at for e in refused)
-    for target, times in by_target.items():
+    for target, times in by_object.items():
         # The first, those of events that came in between (the host's word on its grant), and one for each wait.
         assert len(times) <= 3 + lasted / RETRY_AFTER, f"{target}: {times}"
     space.world.await_condition(server, "Ready", "True")
