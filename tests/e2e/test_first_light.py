@@ -182,6 +182,8 @@ def test_a_tool_that_changes_is_hidden_until_its_new_hash_is_accepted(world: Wor
     def accept() -> str:
         hash_ = str(world.status(server)["toolsHash"])
         world.patch(server, {"spec": {"expose": {"tools": {"approvedHash": hash_}}}})
+        # Its status, true before, stays so; its grant says from when on the host holds it to the hash.
+        until("the hash in the grant", lambda: world.approved(connection), lambda known: known == hash_)
         world.await_condition(server, "Ready", "True")
         world.await_condition(connection, "Ready", "True")
         return hash_
@@ -286,6 +288,8 @@ def test_a_server_and_its_connection_live_from_apply_to_delete_and_leave_nothing
     world.patch(CONNECTION, {"metadata": {"annotations": {"magictoolbox.dev/rotate": "first"}}})
     until("rotated", lambda: connection_secret(world)["token"], lambda token: token != secret["token"])
     rotated = connection_secret(world)
+    # A worker that does not take up the changed grant in time is replaced, and what it was doing is lost with it.
+    until("let in", lambda: world.refusal(rotated, "echo", ECHO), lambda refusal: refusal is None)
     assert "round trip" in world.call(rotated, "echo", ECHO).text
     assert "round trip" in world.call(secret, "echo", ECHO).text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.poll import until
 from support.system.space import Space
 
 pytestmark = pytest.mark.faults
@@ -18,4 +19,5 @@ def test_an_undisturbed_server_and_connection_work_and_leave_nothing(space: Spac
     assert answer.text == '{"said": "hello"}'
     assert len(space.world.containers_of(space.namespace)) == 1
     assert len(space.world.grants_of(space.namespace)) == 1
-    assert {name for _, name in space.world.open_rows(space.namespace)} == {"quiet", "bot"}
+    rows = until("rows", lambda: space.world.open_rows(space.namespace), lambda found: len(found) >= 2)
+    assert {name for _, name in rows} == {"quiet", "bot"}

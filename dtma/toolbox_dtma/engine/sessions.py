@@ -70,7 +70,8 @@ class SessionContainers:
         self._removals = asyncio.Semaphore(_REMOVALS)
         self._live: dict[str, _Live] = {}
         self._ends: dict[str, _Ending] = {}
-        self._begun: set[asyncio.Task[socket.socket]] = set()
+        self._begun: dict[asyncio.Task[socket.socket], str] = {}
+        """What is being made, and the instance that it is for."""
         self._asked: dict[str, asyncio.Task[None]] = {}
         self.on_exit: Callable[[str, SessionExit], None] = lambda session, exit_: None
         """Called with a session whose process ended by itself."""
@@ -83,8 +84,8 @@ class SessionContainers:
         name = self._names.session_container(deployment.wanted.id, deployment.wanted.desired.name, session)
         self._live[session] = live = _Live(deployment.wanted.id, name)
         work = asyncio.create_task(self._make(session, live, deployment), name=f"begin session {name}")
-        self._begun.add(work)
-        work.add_done_callback(self._begun.discard)
+        self._begun[work] = live.instance
+        work.add_done_callback(self._begun.pop)
         try:
             # What Docker was asked for cannot be taken back: if nobody waits any more, it is removed once it is there.
             stream = await asyncio.shield(work)
@@ -103,6 +104,8 @@ class SessionContainers:
     async def _make(self, session: str, live: _Live, deployment: Deployment) -> socket.socket:
         try:
             async with self._starts:
+                if session not in self._live:
+                    raise NotDeployed(live.instance)
                 stream = await self._started(live.container, session, deployment)
         except BaseException:
             self._live.pop(session, None)
@@ -183,7 +186,13 @@ class SessionContainers:
         for session, live in tuple(self._live.items()):
             if live.instance == instance_id:
                 self.end(session, grace=0)
-        await asyncio.gather(*(ending.task for ending in self._ends.values() if ending.instance == instance_id))
+        # What is being made ends in a removal, and has no container yet that could be listed.
+        begun = [work for work, instance in self._begun.items() if instance == instance_id]
+        # Not gathered: a caller that is cancelled must not end them half done.
+        if begun:
+            await asyncio.wait(begun)
+        if ends := [ending.task for ending in self._ends.values() if ending.instance == instance_id]:
+            await asyncio.wait(ends)
         for summary in await self._client.containers(self._names.labels(instance_id)):
             if LABEL_SESSION in summary.labels:
                 await self._client.remove(summary.id)

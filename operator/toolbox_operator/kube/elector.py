@@ -141,13 +141,21 @@ class Elector:
                 self._lease = None
                 return
             lease, self._lease = self._lease, None
-            spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._now()}
             try:
-                await self._put({**lease, "spec": spec})
+                await self._put_released(lease)
             except KubeError as error:
                 log.warning("lease not released; others wait until it expires", error=str(error))
             else:
                 log.info("leadership released", lease=str(self._key))
+
+    async def _put_released(self, lease: Body) -> None:
+        try:
+            await self._put(self._released(lease))
+        except Conflict:
+            # The stop may have cancelled a renewal that was on its way, and took effect.
+            current = await self._get()
+            if current is not None and self._is_mine(current, lease):
+                await self._put(self._released(current))
 
     async def _try_acquire(self) -> bool:
         started = self._clock.monotonic()
@@ -220,6 +228,10 @@ class Elector:
         spec = lease["spec"]
         transitions = max(int(spec["leaseTransitions"]), at_least)
         return {**lease, "spec": self._spec(transitions, acquired=spec["acquireTime"], renewed=self._now())}
+
+    def _released(self, lease: Body) -> dict[str, Any]:
+        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._now()}
+        return {**lease, "spec": spec}
 
     def _spec(self, transitions: int, *, acquired: str, renewed: str) -> dict[str, Any]:
         return {

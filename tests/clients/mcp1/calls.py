@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 async def use(server: dict[str, Any]) -> dict[str, Any]:
     """One session: the server's tools, and what each call is answered."""
     async with (
-        httpx.AsyncClient(headers={"Authorization": f"Bearer {server['token']}"}, timeout=30) as http,
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {server['token']}"}, timeout=120) as http,
         streamable_http_client(server["url"], http_client=http) as (read, write, _),
         ClientSession(read, write) as session,
     ):

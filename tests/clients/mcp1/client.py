@@ -33,7 +33,7 @@ async def main(given: dict[str, Any]) -> dict[str, Any]:
                 yield read, write
         else:
             async with (
-                httpx.AsyncClient(headers=headers, timeout=30) as http,
+                httpx.AsyncClient(headers=headers, timeout=120) as http,
                 streamable_http_client(given["url"], http_client=http) as (read, write, _),
             ):
                 yield read, write

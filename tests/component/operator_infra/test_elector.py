@@ -94,6 +94,28 @@ async def test_a_released_lease_is_taken_at_once(candidate: Candidate, clock: Ma
     assert second.epoch == 2
 
 
+async def test_a_lease_is_released_although_the_stop_cancelled_a_renewal_that_took_effect(
+    candidate: Candidate, fake: FakeKube, clock: ManualClock
+) -> None:
+    first, second = candidate("a"), candidate("b")
+    await first.acquire()
+    # The renewal's answer comes too late: what it did is not known to the one who releases.
+    fake.version += 1
+    fake.objects[PATH]["metadata"]["resourceVersion"] = str(fake.version)
+    await first.release()
+    assert fake.objects[PATH]["spec"]["holderIdentity"] == ""
+    assert await within(second, clock) < 3.0
+    assert second.epoch == 2
+
+
+async def test_a_lease_that_another_took_is_not_released(candidate: Candidate, fake: FakeKube) -> None:
+    elector = candidate("a")
+    await elector.acquire()
+    held_by(fake, "b")
+    await elector.release()
+    assert fake.objects[PATH]["spec"]["holderIdentity"] == "b"
+
+
 async def test_the_fence_closes_before_anybody_else_may_lead(candidate: Candidate, clock: ManualClock) -> None:
     elector = candidate("a")
     await elector.acquire()

@@ -80,8 +80,11 @@ def test_a_copy_takes_over_when_the_original_is_deleted(space: Space) -> None:
     space.delete(moved)
     world.await_condition(heir, "Ready", "True")
     assert world.status(heir)["instanceId"] == instance
-    rows = {name for _, name in world.open_rows(space.namespace)}
-    assert "moved-here" in rows and "moved" not in rows
+    until(
+        "rows of the heir only",
+        lambda: {name for _, name in world.open_rows(space.namespace)},
+        lambda names: "moved-here" in names and "moved" not in names,
+    )
 
 
 def test_an_instance_id_that_is_none_or_changes_is_refused(space: Space) -> None:

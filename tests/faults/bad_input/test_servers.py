@@ -16,6 +16,9 @@ pytestmark = pytest.mark.faults
 def is_told(troubled: Applied, trouble: Trouble) -> None:
     """Conditions, phase and Event say what is wrong and what to change."""
     world, server = troubled.space.world, troubled.target(trouble)
+    if trouble.reason == "OutOfMemory":
+        # Of one such kill in fifty Docker 20.10 does not tell why; a new container has the next ones soon.
+        world.patch(server, {"spec": {"env": [{"name": "ROUND", "value": "another"}]}})
     ready = world.await_condition(server, "Ready", "False", trouble.reason, seconds=120)
     event = world.await_event(server, trouble.reason)
     for words in trouble.says:
@@ -26,7 +29,7 @@ def is_told(troubled: Applied, trouble: Trouble) -> None:
     conditions = {condition["type"]: condition["status"] for condition in body["status"]["conditions"]}
     assert "Stalled" not in conditions, "the host goes on trying"
     # A container that is being restarted runs for a moment.
-    if trouble.reason not in ("ContainerExited", "OutOfMemory"):
+    if trouble.reason not in ("ContainerExited", "OutOfMemory", "StartFailed"):
         assert (conditions["Deployed"], body["status"]["phase"]) == (trouble.deployed, "Error")
 
 

@@ -23,7 +23,8 @@ import pytest
 from localstack import images as images_module
 from localstack import kubernetes as kubernetes_module
 from localstack.docker import Engine
-from localstack.host import Host
+from localstack.host import Host, Settings
+from localstack.kubernetes import REPOSITORY
 from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.progress import say
@@ -69,7 +70,11 @@ def site(
     cluster.install_crds()
     cluster.install_operator_account()
     cluster.kubectl("create", "namespace", SYSTEM)
-    host = Host(supervisor, state_folder / "crash-host")
+    settings = Settings(
+        environment={"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"},
+        serve_module="support.hosts.patient_dtma",
+    )
+    host = Host(supervisor, state_folder / "crash-host", settings)
     host.start()
     image = images_module.ensure(supervisor, docker_engine, registry, "hello")
     names = image, second_name(docker_engine, image)

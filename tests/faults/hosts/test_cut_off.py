@@ -68,6 +68,9 @@ def test_a_flapping_host_disturbs_nothing_and_is_not_shouted_about(far: FarToolb
     server = far.ready_server("time")
     connection = far.ready_connection("bot", server)
     before = far.container(server)
+    # An Event is written a moment after the status that it is about.
+    for target in (server, connection):
+        far.world.await_event(target, far.world.condition(target, "Ready")["reason"], type_="Normal")
     ready = {target: far.world.condition(target, "Ready") for target in (server, connection)}
     told = {target: far.reasons(target) for target in (server, connection)}
     for _ in range(FLAPS):

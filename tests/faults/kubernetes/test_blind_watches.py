@@ -6,7 +6,7 @@ import pytest
 
 from support.poll import until
 from support.proxies.faults import Fail, Silence
-from support.system.arena import Watched, interrupt, on
+from support.system.arena import PATIENT_LEASE, Watched, interrupt, on
 from support.system.space import Space
 
 pytestmark = pytest.mark.faults
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def operator_arguments() -> tuple[str, ...]:
-    return ("--timing=watch_fresh=8", "--timing=watch_missed=10")
+    return (*PATIENT_LEASE, "--timing=watch_fresh=8", "--timing=watch_missed=10")
 
 
 def test_watches_that_stall_end_the_process_and_the_next_one_catches_up(operator: Watched, space: Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -64,6 +65,15 @@ def facts(space: Space, server: Target) -> tuple[object, ...]:
     folder = world.stack.host.state_dir / "grants"
     grants = {name: json.loads((folder / name).read_text())["grant"] for name in world.grants_of(space.namespace)}
     return world.status(server)["container"]["id"], grants, space.secret("bot")
+
+
+def settled(space: Space) -> bool:
+    """Whether the only grant names the Secret's token, and an end for every other."""
+    folder = space.world.stack.host.state_dir / "grants"
+    (name,) = space.world.grants_of(space.namespace)
+    credentials = json.loads((folder / name).read_text())["grant"]["credentials"]
+    token = hashlib.sha256(space.secret("bot")["token"].encode()).hexdigest()
+    return [each["value"] for each in credentials if each["notAfter"] is None] == [token]
 
 
 def test_older_lists_take_nothing_away_and_do_nothing_twice(arena: Arena, operator: Watched, space: Space) -> None:
@@ -131,6 +141,7 @@ def test_an_older_secret_revokes_no_newer_token(arena: Arena, operator: Watched,
     until("another token", renewed)
     space.world.await_condition(connection, "Ready", "True")
     until("accepted", lambda: space.world.refusal(space.secret("bot"), "echo", {}), lambda refusal: refusal is None)
+    until("no other token without an end", lambda: settled(space))
     before = facts(space, server)
     fault = operator.proxy.fault(on("secrets", "get", name="bot-mcp"), Answer(older))
     until("asked for the Secret", lambda: fault.hits, lambda hits: hits >= 2)

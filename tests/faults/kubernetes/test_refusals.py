@@ -14,7 +14,7 @@ from support.kubernetes.api import ApiRefused, KubeApi, path_of
 from support.poll import until
 from support.proxies.faults import Cut, Exchange, Match, Refuse, Request, Slow
 from support.system.arena import Arena, Watched, interrupt, on
-from support.system.space import Space
+from support.system.space import SYSTEM, Space
 
 pytestmark = pytest.mark.faults
 
@@ -132,9 +132,11 @@ def test_retry_after_is_honoured_for_each_object(operator: Watched, space: Space
         request = exchange.request
         by_object[request.method, request.target, created_name(request)].append(request.at)
     lasted = max(e.request.at for e in refused) - min(e.request.at for e in refused)
-    for target, times in by_object.items():
+    for request, times in by_object.items():
+        # What all of them need, the Toolbox's CA, is read by each of them, and by the Toolbox itself.
+        readers = MANY + 1 if f"/namespaces/{SYSTEM}/" in request[1] else 1
         # The first, those of events that came in between (the host's word on its grant), and one for each wait.
-        assert len(times) <= 3 + lasted / RETRY_AFTER, f"{target}: {times}"
+        assert len(times) <= readers * (3 + lasted / RETRY_AFTER), f"{request}: {times}"
     space.world.await_condition(server, "Ready", "True")
     assert operator.replica.exits == []
 
@@ -220,8 +222,9 @@ def test_a_server_that_is_gone_for_longer_than_the_lease_ends_the_leader_and_no_
         assert replica.await_exit(before + 1) == 1
         until("started again", lambda: replica.starts, lambda count: count > starts)
         until("waiting", lambda: replica.log.count("waiting for the API server"), lambda count: count >= 2)
-        assert replica.probe("/readyz")[0] == 503
-        assert replica.probe("/healthz")[0] == 200, "a restart would not help"
+        until("not ready", lambda: replica.probe("/readyz")[0], lambda status: status == 503)
+        # A restart would not help.
+        until("healthy", lambda: replica.probe("/healthz")[0], lambda status: status == 200)
         assert space.world.refusal(secret, "echo", {}) is None
         # People go on: the API server is away only for the operator.
         space.delete(leaving, wait=False)

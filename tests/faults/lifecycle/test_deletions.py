@@ -78,7 +78,7 @@ def test_what_is_left_of_objects_that_lost_their_finalizers_is_swept(space: Spac
     label, secret = instance_label(space, server), space.secret("to-forced")
     grant = f"{world.status(connection)['connectionId']}.json"
     names = {("account_tool_instances", "forced"), ("agent_mcp_connections", "to-forced")}
-    assert names <= set(world.open_rows(space.namespace))
+    until("rows", lambda: set(world.open_rows(space.namespace)), lambda open_: names <= open_)
     api = world.api
     instance = world.status(server)["instanceId"]
     for target in (connection, server):

@@ -42,6 +42,8 @@ def before(space: Space) -> Generator[Before]:
     world = space.world
     server, connection = space.server("kept"), space.connection("bot", "kept")
     rig.ready(space, server, connection)
+    # The last that its status learns.
+    world.await_status(server, connections=1)
 
     def look() -> Before:
         body = world.find(server)
@@ -136,6 +138,6 @@ def test_two_databases_swapped_and_swapped_back_end_in_the_truth(
     finally:
         with record.away():
             record.put_in_place(f"{spare}_own", old=spare)
-    assert record.rows(space)["moved"] == "active", "as it was left"
+            assert record.rows(space)["moved"] == "active", "as it was left"
     space.delete(moved)
     until("the truth", lambda: record.rows(space).get("moved"), lambda row: row == "closed: deleted", seconds=60)

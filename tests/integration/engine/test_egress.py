@@ -90,7 +90,7 @@ async def said(destination: Destination) -> str:
             return repr(error)
 
     heard = ""
-    for _ in range(20):
+    for _ in range(200):
         if (heard := await ask()) == destination.says:
             break
         await asyncio.sleep(0.1)

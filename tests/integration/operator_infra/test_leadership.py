@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 Start = Callable[..., Process]
 Lease = Callable[[], dict[str, Any]]
 
-BRIEF = ("--timing=lease_duration=3", "--timing=lease_renew_deadline=2")
+BRIEF = ("--timing=lease_duration=10", "--timing=lease_renew_deadline=8")
 """For a leader whose successor waits until its Lease has run out."""
 
 
@@ -60,7 +60,7 @@ def test_a_leader_that_is_killed_is_replaced_when_its_lease_ran_out(processes: S
     second.says("candidate")
     first.send(signal.SIGKILL)
     first.wait()
-    assert taken_by(lease, "second")["leaseTransitions"] == 2
+    assert taken_by(lease, "second", seconds=60)["leaseTransitions"] == 2
     second.says("started")
 
 
@@ -73,7 +73,7 @@ def test_a_leader_that_was_paused_ends_without_touching_the_lease_of_its_success
     second.says("candidate")
     first.send(signal.SIGSTOP)
     try:
-        taken_by(lease, "second")
+        taken_by(lease, "second", seconds=60)
     finally:
         first.send(signal.SIGCONT)
     assert first.wait() == 1

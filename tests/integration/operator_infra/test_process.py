@@ -15,6 +15,7 @@ from toolbox_operator.api.meta import API_VERSION, LABEL_CONNECTION, Body, Key, 
 from toolbox_operator.kube.api import KubeError, Missing
 from toolbox_operator.kube.cache import ObjectCache
 from toolbox_operator.kube.client import CHUNK
+from toolbox_operator.kube.recorder import Recorder
 from toolbox_operator.kube.rest import KubeRest
 from toolbox_operator.store.sql import SqlStore
 
@@ -114,8 +115,8 @@ async def test_an_operator_that_is_there_before_its_kinds_waits_for_them(
     monkeypatch.setattr(KubeRest, "request", before_the_crds)
     monkeypatch.setattr("toolbox_operator.wiring.RELIST_RETRY", 0.5)
     await create(rest, namespace, "t")
-    async with operator(watch_fresh=5.0) as running:
-        await until("looked for during more than that", lambda: len(attempts), lambda times: times >= 14, seconds=30)
+    async with operator(watch_fresh=10.0) as running:
+        await until("looked for during more than that", lambda: len(attempts), lambda times: times >= 26, seconds=60)
         assert not running.task.done()
         installed.set()
         await until("seen", lambda: running.seen.of(Kind.TOOLBOX, Key(namespace, "t")))
@@ -199,6 +200,9 @@ async def test_events_read_well_in_kubectl_and_repeats_are_counted(
         await until("started", lambda: running.seen.context)
         for _ in range(3):
             running.context.events.record(body, "Warning", "HostUnreachable", "The host is away.", "Connect")
+        recorder = running.context.events
+        assert isinstance(recorder, Recorder)
+        await recorder.flush(30)
     items = (await rest.request("GET", events, deadline=10))["items"]
     assert [item["series"]["count"] for item in items] == [3]
     described = await asyncio.to_thread(kubernetes.kubectl, "describe", "toolbox", "t", "-n", namespace)

@@ -11,6 +11,7 @@ import pytest
 from localstack import images
 from localstack.docker import Engine
 from localstack.processes import Supervisor
+from localstack.progress import SetupError
 from support.poll import until
 
 
@@ -28,13 +29,26 @@ def label(supervisor: Supervisor) -> str:
     return found
 
 
+def remove(engine: Engine, kind: str, name: str) -> None:
+    """Docker may hold on to a container for some seconds after its client has gone."""
+
+    def problem() -> str:
+        try:
+            engine.docker(kind, "rm", name)
+        except SetupError as error:
+            return str(error)
+        return ""
+
+    until(f"{kind} {name} removed", problem, lambda said: said == "")
+
+
 @pytest.fixture
 def volume(docker_engine: Engine) -> Generator[str]:
     """A new named volume, removed at the end."""
     name = f"mtb-published-{secrets.token_hex(6)}"
     docker_engine.docker("volume", "create", name)
     yield name
-    docker_engine.docker("volume", "rm", name)
+    remove(docker_engine, "volume", name)
 
 
 @pytest.fixture
@@ -61,4 +75,4 @@ def page_network(docker_engine: Engine, published: Callable[[str], str], volume:
         finally:
             docker_engine.docker("rm", "--force", container)
     finally:
-        docker_engine.docker("network", "rm", name)
+        remove(docker_engine, "network", name)

@@ -160,8 +160,10 @@ async def test_everything_speaks_sse_on_its_port(published: Published, docker_en
 
 @pytest.mark.parametrize(("name", "arguments"), [(name, STARTED_WITH.get(name, ())) for name in EVERY])
 async def test_a_client_that_prefers_the_stateless_revision_finds_the_one_that_a_server_speaks(
-    name: str, arguments: tuple[str, ...], published: Published
+    name: str, arguments: tuple[str, ...], published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The client gives a process 10 s for its first word, its start included, and takes silence for an older revision.
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 60.0)
     async with conversation(published(name), *arguments, flags=["--network=none"], mode="auto") as client:
         assert client.protocol_version == ("2026-07-28" if name in recipes.PYPI else "2025-11-25")
         assert await tool_names(client)

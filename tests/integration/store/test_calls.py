@@ -14,7 +14,7 @@ import pytest
 
 from support.proxies.tcp_proxy import Proxy, proxy_to
 from support.reconcilers.memory_calls import call
-from support.record.rows import CLUSTER, QUICK, Leader, World, new_id, query, running, until_written
+from support.record.rows import CLUSTER, PATIENT, QUICK, Leader, World, new_id, query, running, until_written
 from toolbox_dtma.wire import CallOutcome, CallRecord
 from toolbox_operator.domain.usage import Use
 from toolbox_operator.runtime import Fenced, SystemClock
@@ -255,7 +255,7 @@ async def test_nothing_is_kept_while_postgresql_is_away_and_all_of_it_when_it_is
 
 
 async def test_a_hanging_postgresql_is_given_up_at_the_deadline(proxy: Proxy, postgres: str) -> None:
-    async with running(through(proxy, postgres)) as store:
+    async with running(through(proxy, postgres), limits=QUICK) as store:
         await ready(store)
         proxy.freeze()
         async with asyncio.timeout(25):
@@ -263,12 +263,14 @@ async def test_a_hanging_postgresql_is_given_up_at_the_deadline(proxy: Proxy, po
         proxy.cut()
         proxy.thaw()
         await ready(store)
+    async with running(through(proxy, postgres)) as store:
+        await ready(store)
         assert (await keep(store, [call(new_id(), now())])).added == 1
 
 
 async def test_a_process_that_lost_its_leadership_writes_no_calls(postgres: str) -> None:
     leader = Leader()
-    store = SqlStore(postgres, CLUSTER, leader, SystemClock(), limits=QUICK)
+    store = SqlStore(postgres, CLUSTER, leader, SystemClock(), limits=PATIENT)
     writer = asyncio.create_task(store.run())
     await ready(store)
     leader.lost = True
@@ -281,7 +283,7 @@ async def test_a_process_that_lost_its_leadership_writes_no_calls(postgres: str)
 async def test_rows_and_calls_hold_each_other_up_by_one_batch_at_most(postgres: str) -> None:
     worlds = [World(f"ns-{i}") for i in range(40)]
     connection = new_id()
-    limits = dataclasses.replace(QUICK, batch=1)
+    limits = dataclasses.replace(PATIENT, batch=1)
     async with running(postgres, limits=limits) as store:
         await ready(store)
         for world in worlds:

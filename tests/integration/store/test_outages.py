@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ import pytest
 from localstack import postgres as postgres_module
 from localstack.processes import Supervisor
 from support.proxies.tcp_proxy import Proxy, proxy_to
-from support.record.rows import CLUSTER, QUICK, Leader, World, query, row_of, running, until_written
+from support.record.rows import CLUSTER, PATIENT, QUICK, Leader, World, query, row_of, running, until_written
 from toolbox_operator.runtime import Fenced, SystemClock
 from toolbox_operator.store.api import Live
 from toolbox_operator.store.sql import Limits, SqlStore
@@ -74,9 +73,7 @@ async def test_a_process_that_starts_before_its_database_migrates_and_writes_lat
 
 async def test_a_commit_whose_outcome_is_unknown_is_done_again_without_harm(proxy: Proxy, postgres: str) -> None:
     world = World()
-    # No deadline of its own may end a connection: those are counted.
-    patient = replace(QUICK, connect=20, statement=20, lock=20, transaction=30)
-    async with running(through(proxy, postgres), limits=patient) as store:
+    async with running(through(proxy, postgres)) as store:
         store.submit(world.toolbox())
         await until_written(store)
         cuts: list[bytes] = []
@@ -103,7 +100,7 @@ async def test_a_commit_whose_outcome_is_unknown_is_done_again_without_harm(prox
 
 async def test_a_server_that_hangs_is_given_up_at_the_deadline(proxy: Proxy, postgres: str) -> None:
     world = World()
-    async with running(through(proxy, postgres)) as store:
+    async with running(through(proxy, postgres), limits=QUICK) as store:
         store.submit(world.instance())
         await until_written(store)
         proxy.freeze()
@@ -116,10 +113,11 @@ async def test_a_server_that_hangs_is_given_up_at_the_deadline(proxy: Proxy, pos
 
 
 async def test_a_writer_ends_soon_also_while_the_server_hangs(proxy: Proxy, postgres: str) -> None:
-    async with asyncio.timeout(10), running(through(proxy, postgres), limits=Limits()) as store:
+    async with asyncio.timeout(None) as bound, running(through(proxy, postgres), limits=Limits()) as store:
         store.submit(World().instance())
         await until_written(store)
         proxy.freeze()
+        bound.reschedule(asyncio.get_running_loop().time() + 10)
         store.submit(World().instance())
         assert not await store.flush(0.2)
 
@@ -178,7 +176,7 @@ async def test_a_database_that_lost_its_rows_gets_them_again(proxy: Proxy, postg
 
 async def test_a_lock_held_by_somebody_else_delays_only_the_record(postgres: str) -> None:
     world = World()
-    async with running(postgres) as store:
+    async with running(postgres, limits=QUICK) as store:
         store.submit(world.instance())
         await until_written(store)
         async with await psycopg.AsyncConnection.connect(postgres) as holder:
@@ -209,7 +207,7 @@ async def test_two_leaders_at_once_end_in_the_rows_of_the_later_one(postgres: st
 
 async def test_a_process_that_no_longer_leads_writes_nothing_and_stops(postgres: str) -> None:
     world, leader = World(), Leader()
-    store = SqlStore(postgres, CLUSTER, leader, SystemClock(), limits=QUICK)
+    store = SqlStore(postgres, CLUSTER, leader, SystemClock(), limits=PATIENT)
     writer = asyncio.create_task(store.run())
     try:
         store.submit(world.instance())
@@ -232,10 +230,10 @@ async def test_events_beyond_the_bound_are_dropped_oldest_first_and_counted(prox
     await proxy.close()
     world = World()
     async with running(through(proxy, postgres)) as store:
-        for i in range(QUICK.events + 3):
+        for i in range(PATIENT.events + 3):
             store.log(object_kind="Toolbox", object_id=world.toolbox_id, type_="Normal", reason=f"R{i}", message="")
-        assert store.backlog == QUICK.events
+        assert store.backlog == PATIENT.events
         await proxy.open()
         await until_written(store)
     rows = await query(postgres, "SELECT reason FROM magic_toolbox.lifecycle_events ORDER BY reason")
-    assert [row["reason"] for row in rows] == [f"R{i}" for i in range(3, QUICK.events + 3)]
+    assert [row["reason"] for row in rows] == [f"R{i}" for i in range(3, PATIENT.events + 3)]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from support.record.rows import OTHER_CLUSTER, QUICK, World, new_id, query, running, until_written
+from support.record.rows import OTHER_CLUSTER, PATIENT, World, new_id, query, running, until_written
 from toolbox_operator.store.ids import uuid7
 from toolbox_operator.store.sql import DEFAULTS
 
@@ -101,7 +101,7 @@ async def test_many_old_events_go_in_several_rounds_and_hold_up_no_row(postgres:
     await filled(postgres, kept)
     for days in range(35):
         await event(postgres, kept + 1 + days, new_id())
-    async with running(postgres, limits=dataclasses.replace(QUICK, events_at_once=10, event_batches=3)) as store:
+    async with running(postgres, limits=dataclasses.replace(PATIENT, events_at_once=10, event_batches=3)) as store:
         store.submit(world.toolbox())
         await until_written(store)
         assert len(await events(postgres)) == 5

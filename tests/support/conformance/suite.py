@@ -13,6 +13,8 @@ from typing import Any
 from localstack import clients, node
 from localstack.processes import base_environment
 
+PATIENT = Path(__file__).with_name("patient.cjs")
+SCENARIO_SECONDS = 120
 PROGRAM = Path("@modelcontextprotocol") / "conformance" / "dist" / "index.js"
 NEWEST = "newest"
 """Every scenario, each at the newest revision that has it; extensions, which belong to no revision, run only so."""
@@ -63,7 +65,8 @@ class Run:
         self._folder = folder
         self._log = folder / "output.txt"
         folder.mkdir()
-        argv = [str(node.program()), str(clients.node_modules() / PROGRAM), "server", "--url", url, "--suite", "all"]
+        argv = [str(node.program()), "--require", str(PATIENT), str(clients.node_modules() / PROGRAM), "server"]
+        argv += ["--url", url, "--suite", "all", "--timeout", str(SCENARIO_SECONDS * 1000)]
         argv += [] if revision == NEWEST else ["--spec-version", revision]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -18,7 +18,7 @@ from support.gateway.world import Connection, World
 
 FASTMCP_TOOLS = ("add", "count", "greet", "hidden")
 EVERYTHING = Path("@modelcontextprotocol") / "server-everything" / "dist" / "index.js"
-CLIENT_SECONDS = 60.0
+CLIENT_SECONDS = 180.0
 
 
 def _listening(child: Child, port: int) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -19,9 +19,12 @@ from toolbox_operator.store.sql import Limits, SqlStore
 
 CLUSTER = "11111111-1111-4111-8111-111111111111"
 OTHER_CLUSTER = "22222222-2222-4222-8222-222222222222"
-QUICK = Limits(
-    connect=2, statement=2, lock=1, transaction=4, backoff_first=0.02, backoff_max=0.2, events=5, maintenance=60
+PATIENT = Limits(
+    connect=20, statement=20, lock=20, transaction=30, backoff_first=0.02, backoff_max=0.2, events=5, maintenance=60
 )
+"""Where no deadline is waited out: a busy machine holds up any statement for some seconds."""
+QUICK = replace(PATIENT, connect=2, statement=2, lock=1, transaction=4)
+"""Where one is."""
 
 
 def new_id() -> str:
@@ -149,7 +152,7 @@ async def running(
     leader: Leader | None = None,
     *,
     cluster_id: str = CLUSTER,
-    limits: Limits = QUICK,
+    limits: Limits = PATIENT,
 ) -> AsyncGenerator[SqlStore]:
     """A store whose writer runs: one process's life."""
     store = SqlStore(dsn, cluster_id, leader or Leader(), SystemClock(), limits=limits)

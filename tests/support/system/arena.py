@@ -27,7 +27,7 @@ from support.system.space import SYSTEM, TOOLBOX, Space, toolbox_documents
 from support.system.witness import witness
 from support.system.world import World
 
-LEASE = ("--timing=lease_duration=6", "--timing=lease_renew_deadline=4", "--timing=lease_retry=0.5")
+LEASE = ("--timing=lease_duration=10", "--timing=lease_renew_deadline=7", "--timing=lease_retry=0.5")
 PATIENT_LEASE = ("--timing=lease_duration=15", "--timing=lease_renew_deadline=10")
 """For tests in which no leader is lost: with `LEASE` a busy machine may have one end."""
 BACKOFF = ("--timing=backoff_max=2", "--timing=ref_retry=1")

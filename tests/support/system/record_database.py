@@ -62,14 +62,19 @@ class RecordDatabase:
         )
 
     def rows(self, space: Space) -> dict[str, str]:
-        """The status of each of a namespace's objects by name; of a closed row why it was closed."""
+        """The status of each of a namespace's objects by name; of a closed row why it was closed.
+
+        As the superuser, past the proxy.
+        """
         tables = (("account_tool_instances", "status_on_toolbox"), ("agent_mcp_connections", "connection_status"))
         selects = [
             f"SELECT name, coalesce('closed: ' || delete_reason, {status}) FROM {table}"  # noqa: S608 -- names of ours
             f" WHERE namespace = '{space.namespace}'"
             for table, status in tables
         ]
-        return dict(self.world.rows(" UNION ALL ".join(selects)))
+        dsn = self.world.stack.parts.postgres.admin_dsn(self.database)
+        with psycopg.connect(dsn, options="-c search_path=magic_toolbox", connect_timeout=10) as connection:
+            return dict(connection.execute(" UNION ALL ".join(selects).encode()).fetchall())
 
     def await_behind(self) -> None:
         """The operator says of itself that the record is behind, and leads on."""

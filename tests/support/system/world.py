@@ -134,6 +134,14 @@ class World:
         records = records_in(self.stack.host.state_dir / "grants")
         return sorted(path.name for path, record in records.items() if record["grant"]["namespace"] == namespace)
 
+    def approved(self, connection: Target) -> str | None:
+        """The hash of tools that a connection's grant is held to by its server."""
+        for record in records_in(self.stack.host.state_dir / "grants").values():
+            grant = record["grant"]
+            if (grant["namespace"], grant["name"]) == (connection.namespace, connection.name):
+                return grant["serverExpose"].get("approvedHash")
+        return None
+
     def open_rows(self, namespace: str) -> list[tuple[Any, ...]]:
         """Rows of a namespace's objects that are not closed."""
         tables = ("account_tool_instances", "agent_mcp_connections")
