@@ -203,7 +203,8 @@ class Contact:
                     self._queue.add(Kind.TOOLBOX, self.key)
                     with contextlib.suppress(TimeoutError):
                         # Asked again now and then: the endpoint may lead to the right one without an edit.
-                        await asyncio.wait_for(self._wake.wait(), self._timings.backoff_max)
+                        async with asyncio.timeout(self._timings.backoff_max):
+                            await self._wake.wait()
                     continue
             except (HostError, Fenced) as error:
                 failure = _failure(error)
@@ -222,7 +223,8 @@ class Contact:
             delay = min(self._timings.backoff_first * 2.0**attempt, self._timings.backoff_max)
             attempt = min(attempt + 1, 16)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay * (0.5 + self._rng.random() / 2))
+                async with asyncio.timeout(delay * (0.5 + self._rng.random() / 2)):
+                    await self._wake.wait()
 
     async def _identify(self) -> None:
         claimed = await self._claim()

@@ -142,7 +142,10 @@ async def test_the_server_asks_the_clients_model_and_person_and_gets_their_answe
 async def test_a_process_that_dies_in_the_middle_of_calls_ends_all_of_them_with_an_error(
     broker: Broker, instance: str
 ) -> None:
-    async with sdk_client(broker.path, instance, mode="legacy") as client:
+    async def think(_context: Any, _asked: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with sdk_client(broker.path, instance, mode="legacy", elicitation_callback=think) as client:
         calls = [said(client, "ask_person") for _ in range(3)]
         running = [asyncio.ensure_future(call) for call in (*calls, said(client, "crash"))]
         for call in running:

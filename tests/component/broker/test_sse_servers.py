@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from support.broker.client import RawSession, headers_of, initialize, open_session, path_of
+from support.broker.client import RawSession, headers_of, initialize, open_session, path_of, unix_http
+from support.broker.inside import Inside, inside
 from support.broker.programs import INITIALIZED
 from support.broker.sse_script import ACCEPTED, ENDPOINT, STREAM, Exchange, SseScript, sse_script
 from support.broker.world import Broker
 from support.gateway.mcp_http import INITIALIZE, messages, request
+from toolbox_dtma.broker.sse import Deadlines
 from toolbox_dtma.link.broker import Closing, Ended
 
 pytestmark = pytest.mark.component
@@ -27,7 +29,7 @@ async def server() -> AsyncGenerator[SseScript]:
         yield script
 
 
-async def opened(http: httpx.AsyncClient, broker: Broker, server: SseScript) -> tuple[RawSession, Exchange]:
+async def opened(http: httpx.AsyncClient, broker: Broker | Inside, server: SseScript) -> tuple[RawSession, Exchange]:
     """A session and its stream, of a new instance."""
     session, stream = await asyncio.gather(open_session(http, broker.dtma.instance(server)), server.initialized())
     return session, stream
@@ -113,23 +115,23 @@ async def test_events_may_come_in_any_pieces_with_any_line_ends_and_others_among
         assert (await asked).json()["result"] == INITIALIZED
 
 
-async def test_messages_of_a_client_reach_the_server_one_after_another(
-    http: httpx.AsyncClient, broker: Broker, server: SseScript
-) -> None:
-    session, stream = await opened(http, broker, server)
-    before = server.connections
-    notes = [{"jsonrpc": "2.0", "method": "notifications/message", "params": {"n": n}} for n in range(50)]
-    for note in notes:
-        assert (await session.post(note)).status_code == 202
-    assert [(await server.heard())["params"]["n"] for _ in notes] == list(range(50))
-    # One connection is enough for messages that wait for one another.
-    assert server.connections <= before + 1
-    batch = [request("ping", id=n) for n in range(5)]
-    headers = {**session.headers, "MCP-Protocol-Version": "2025-03-26"}
-    answered = asyncio.ensure_future(http.post(path_of(session.instance), json=batch, headers=headers))
-    assert [(await server.heard())["id"] for _ in batch] == list(range(5))
-    stream.say(*({"jsonrpc": "2.0", "id": n, "result": {}} for n in range(5)))
-    assert (await answered).text.count("data: ") == 5
+async def test_messages_of_a_client_reach_the_server_one_after_another(server: SseScript) -> None:
+    # A server that takes a second for one POST is spared no other any more.
+    async with inside(deadlines=Deadlines(turn=30)) as broker, unix_http(broker.path) as http:
+        session, stream = await opened(http, broker, server)
+        before = server.connections
+        notes = [{"jsonrpc": "2.0", "method": "notifications/message", "params": {"n": n}} for n in range(50)]
+        for note in notes:
+            assert (await session.post(note)).status_code == 202
+        assert [(await server.heard())["params"]["n"] for _ in notes] == list(range(50))
+        # One connection is enough for messages that wait for one another.
+        assert server.connections <= before + 1
+        batch = [request("ping", id=n) for n in range(5)]
+        headers = {**session.headers, "MCP-Protocol-Version": "2025-03-26"}
+        answered = asyncio.ensure_future(http.post(path_of(session.instance), json=batch, headers=headers))
+        assert [(await server.heard())["id"] for _ in batch] == list(range(5))
+        stream.say(*({"jsonrpc": "2.0", "id": n, "result": {}} for n in range(5)))
+        assert (await answered).text.count("data: ") == 5
 
 
 async def test_a_server_that_answers_a_post_only_after_the_call_can_ask_in_the_middle_of_it(

@@ -42,7 +42,7 @@ def is_gone(pid: int) -> bool:
     """Whether a process ended (a zombie did)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 

@@ -93,7 +93,8 @@ async def test_what_is_put_is_seen_and_becomes_ready_and_its_changes_requeue_the
     async with operator(dtma) as op:
         await op.reachable()
         report = await op.hosts.host(TOOLBOX).put_instance(INSTANCE, DESIRED)
-        assert op.view().instances[INSTANCE] == report
+        # Its news may have been faster than its answer.
+        assert op.view().instances[INSTANCE].observed.seq >= report.observed.seq
         await until("ready", lambda: op.view().instances[INSTANCE].observed.phase, lambda p: p is InstancePhase.READY)
         assert (Kind.MCP_SERVER, Key("team-a", "time")) in op.queue.now
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import statistics
 import time
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, cast
 
 import pytest
@@ -221,7 +223,27 @@ def steps_of(work: Steps[Any]) -> list[float]:
         taken.append(time.thread_time() - begin)
 
 
+def a_millisecond() -> float:
+    """CPU seconds of what takes a processor of 2020 about a millisecond, on this one as it is now."""
+    taken: list[float] = []
+    for _ in range(11):
+        begin = time.thread_time()
+        sum(n * n for n in range(20_000))
+        taken.append(time.thread_time() - begin)
+    return statistics.median(taken)
+
+
+@pytest.fixture
+def without_collector() -> Generator[None]:
+    """A process that has loaded all tests has much that its collector of garbage goes through."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.parametrize("kind", DENSE)
+@pytest.mark.usefixtures("without_collector")
 def test_no_step_of_a_large_document_takes_long(kind: str) -> None:
     raw = DENSE[kind]
     assert not is_quick(raw)
@@ -229,8 +251,9 @@ def test_no_step_of_a_large_document_takes_long(kind: str) -> None:
     answer = b'{"result":{"tools":[{"name":"ab","x":%b}]}}' % raw
     for steps in (steps_of(parse_in_steps(raw)), steps_of(filter_lists(answer, hidden))):
         assert len(steps) >= 8
-        # A step takes about a millisecond; one or two may meet the collector of garbage, or a cold cache.
-        assert sorted(steps)[-3] < 0.004, f"{kind}: {[f'{step * 1000:.2f}' for step in sorted(steps)[-5:]]} ms"
+        # A step takes about a millisecond; one or two may have memory to move, or meet a cold cache.
+        unit = a_millisecond()
+        assert sorted(steps)[-3] < 4 * unit, f"{kind}: {[f'{step / unit:.2f}' for step in sorted(steps)[-5:]]}"
 
 
 def test_only_what_a_decoder_reads_at_once_is_quick() -> None:
