@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import tempfile
@@ -87,6 +88,21 @@ async def test_a_host_is_claimed_and_identified_but_not_used_before_it_is_admitt
         assert op.view().facts is not None
         assert not op.view().usable
         assert (Kind.TOOLBOX, TOOLBOX) in op.queue.now
+
+
+async def test_contact_that_is_woken_while_it_is_told_to_end_ends(dtma: DtmaHost) -> None:
+    for turns in range(6):
+        async with operator(dtma) as op:
+            await op.ensure()
+            await until("identified", lambda: op.view().state, lambda state: state is HostState.IDENTIFIED)
+            # It waits for this, or for the next time it asks.
+            op.hosts.admit(TOOLBOX, op.view().host_id or "")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ended = asyncio.create_task(op.hosts.aclose())
+            # Not `wait_for`, whose own cancellation would end it.
+            await asyncio.wait({ended}, timeout=20)
+            assert ended.done(), f"{turns} turns of the loop after it was woken"
 
 
 async def test_what_is_put_is_seen_and_becomes_ready_and_its_changes_requeue_the_server(dtma: DtmaHost) -> None:
