@@ -70,6 +70,7 @@ async def run(settings: Settings, stop: asyncio.Event, *, build: Build = reconci
         health.readiness("api", lambda: None if elector.contacted else UNANSWERED)
         log.info("candidate", identity=settings.identity, lease=str(elector.key))
         if await unless(stop, elector.acquire()) is None and not elector.leading:
+            await elector.release()
             return STOPPED
         holding = asyncio.create_task(elector.hold(), name="lease")
         try:

@@ -39,6 +39,8 @@ class _Live:
     instance: str
     container: str
     """Its name, which is known before its id is."""
+    asked: bool = False
+    """Whether Docker was asked for anything. Before, it waits for its turn."""
     made: bool = False
     """Whether Docker has done all that was asked of it."""
     started: bool = False
@@ -70,8 +72,8 @@ class SessionContainers:
         self._removals = asyncio.Semaphore(_REMOVALS)
         self._live: dict[str, _Live] = {}
         self._ends: dict[str, _Ending] = {}
-        self._begun: dict[asyncio.Task[socket.socket], str] = {}
-        """What is being made, and the instance that it is for."""
+        self._begun: dict[asyncio.Task[socket.socket], _Live] = {}
+        """What is being made."""
         self._asked: dict[str, asyncio.Task[None]] = {}
         self.on_exit: Callable[[str, SessionExit], None] = lambda session, exit_: None
         """Called with a session whose process ended by itself."""
@@ -84,7 +86,7 @@ class SessionContainers:
         name = self._names.session_container(deployment.wanted.id, deployment.wanted.desired.name, session)
         self._live[session] = live = _Live(deployment.wanted.id, name)
         work = asyncio.create_task(self._make(session, live, deployment), name=f"begin session {name}")
-        self._begun[work] = live.instance
+        self._begun[work] = live
         work.add_done_callback(self._begun.pop)
         try:
             # What Docker was asked for cannot be taken back: if nobody waits any more, it is removed once it is there.
@@ -106,6 +108,7 @@ class SessionContainers:
             async with self._starts:
                 if session not in self._live:
                     raise NotDeployed(live.instance)
+                live.asked = True
                 stream = await self._started(live.container, session, deployment)
         except BaseException:
             self._live.pop(session, None)
@@ -186,8 +189,8 @@ class SessionContainers:
         for session, live in tuple(self._live.items()):
             if live.instance == instance_id:
                 self.end(session, grace=0)
-        # What is being made ends in a removal, and has no container yet that could be listed.
-        begun = [work for work, instance in self._begun.items() if instance == instance_id]
+        # What is being made ends in a removal, and may have no container yet that is listed.
+        begun = [work for work, live in self._begun.items() if live.instance == instance_id and live.asked]
         # Not gathered: a caller that is cancelled must not end them half done.
         if begun:
             await asyncio.wait(begun)

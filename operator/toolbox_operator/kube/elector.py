@@ -9,6 +9,7 @@ before anyone else may take over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ class Elector:
         self._seen: _Seen | None = None
         self._writing = asyncio.Lock()
         self._contacted = False
+        self._taking = False
+        """Whether a request for the Lease may have taken effect without an answer."""
 
     @property
     def key(self) -> Key:
@@ -135,47 +138,58 @@ class Elector:
         log.warning("epoch raised: a host knew a higher one", lease=str(self._key), epoch=self.epoch)
 
     async def release(self) -> None:
-        """Let another candidate take over at once. Does nothing when the Lease is not held any more."""
+        """Let another candidate take over at once. Does nothing when the Lease is not held any more.
+
+        `acquire` and `hold` may have been cancelled with a request on its way, which takes effect all the same.
+        """
         async with self._writing:
-            if not self.leading or self._lease is None:
-                self._lease = None
+            lease, self._lease = (self._lease if self.leading else None), None
+            if lease is None and not self._taking:
                 return
-            lease, self._lease = self._lease, None
             try:
-                await self._put_released(lease)
+                released = await self._let_go(lease)
             except KubeError as error:
                 log.warning("lease not released; others wait until it expires", error=str(error))
             else:
-                log.info("leadership released", lease=str(self._key))
+                log.info("leadership released" if released else "lease not held any more", lease=str(self._key))
 
-    async def _put_released(self, lease: Body) -> None:
-        try:
-            await self._put(self._released(lease))
-        except Conflict:
-            # The stop may have cancelled a renewal that was on its way, and took effect.
-            current = await self._get()
-            if current is not None and self._is_mine(current, lease):
-                await self._put(self._released(current))
+    async def _let_go(self, lease: Body | None) -> bool:
+        """`lease` as it was last answered, None if that is not known. Returns whether it was ours still."""
+        if lease is not None:
+            with contextlib.suppress(Conflict):
+                await self._put(self._released(lease))
+                return True
+        current = await self._get()
+        if current is None:
+            return False
+        mine = self._holds(current) if lease is None else self._is_mine(current, lease)
+        if mine:
+            await self._put(self._released(current))
+        return mine
 
     async def _try_acquire(self) -> bool:
         started = self._clock.monotonic()
         try:
             current = await self._get()
             if current is None:
+                self._taking = True
                 self._lease = await self._create()
             elif self._may_take(current):
                 transitions = int(_spec_of(current).get("leaseTransitions") or 0) + 1
                 now = self._now()
+                self._taking = True
                 self._lease = await self._put(
                     {**current, "spec": self._spec(transitions, acquired=now, renewed=now)},
                 )
             else:
                 return False
         except (Conflict, AlreadyExists):
+            self._taking = False
             return False
         except KubeError as error:
             log.warning("cannot take part in the election", lease=str(self._key), error=str(error))
             return False
+        self._taking = False
         self._renewed = started
         self._contacted = True
         return True
@@ -213,13 +227,16 @@ class Elector:
                 raise LeadershipLost(f"the lease {self._key} was deleted") from None
             self._renewed = started
 
+    def _holds(self, current: Body) -> bool:
+        return _spec_of(current).get("holderIdentity") == self._identity
+
     def _is_mine(self, current: Body, held: Body) -> bool:
         mine, other = _spec_of(held), _spec_of(current)
         # Not below: a raise whose answer was lost has already counted up.
         same_term = int(other.get("leaseTransitions") or 0) >= int(mine["leaseTransitions"])
         return (
             same_term
-            and other.get("holderIdentity") == self._identity
+            and self._holds(current)
             and other.get("acquireTime") == mine["acquireTime"]
             and current["metadata"]["uid"] == held["metadata"]["uid"]
         )

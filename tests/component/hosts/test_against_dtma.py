@@ -27,6 +27,7 @@ from toolbox_operator.runtime import SystemClock, Timings
 
 pytestmark = pytest.mark.component
 
+TIMINGS = Timings(backoff_first=0.05, backoff_max=0.2)
 TOOLBOX = Key("mcp-system", "tbx-1")
 
 
@@ -46,13 +47,13 @@ async def dtma() -> AsyncGenerator[DtmaHost]:
 class Operator:
     """Hosts of one operator process, with one Toolbox."""
 
-    def __init__(self, dtma: DtmaHost, leadership: Leading):
+    def __init__(self, dtma: DtmaHost, leadership: Leading, timings: Timings):
         self.queue = Asked()
         self.hosts = Hosts(
             leadership=leadership,
             queue=self.queue,
             clock=SystemClock(),
-            timings=Timings(backoff_first=0.05, backoff_max=0.2),
+            timings=timings,
             rng=random.Random(1),
         )
         self._dtma = dtma
@@ -73,8 +74,10 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator(dtma: DtmaHost, leadership: Leading | None = None) -> AsyncGenerator[Operator]:
-    made = Operator(dtma, leadership or Leading(epoch=3))
+async def operator(
+    dtma: DtmaHost, leadership: Leading | None = None, timings: Timings = TIMINGS
+) -> AsyncGenerator[Operator]:
+    made = Operator(dtma, leadership or Leading(epoch=3), timings)
     try:
         yield made
     finally:
@@ -92,10 +95,10 @@ async def test_a_host_is_claimed_and_identified_but_not_used_before_it_is_admitt
 
 async def test_contact_that_is_woken_while_it_is_told_to_end_ends(dtma: DtmaHost) -> None:
     for turns in range(6):
-        async with operator(dtma) as op:
+        async with operator(dtma, timings=Timings()) as op:
             await op.ensure()
             await until("identified", lambda: op.view().state, lambda state: state is HostState.IDENTIFIED)
-            # It waits for this, or for the next time it asks.
+            # This is what it waits for, up to half a minute.
             op.hosts.admit(TOOLBOX, op.view().host_id or "")
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -103,6 +106,7 @@ async def test_contact_that_is_woken_while_it_is_told_to_end_ends(dtma: DtmaHost
             # Not `wait_for`, whose own cancellation would end it.
             await asyncio.wait({ended}, timeout=20)
             assert ended.done(), f"{turns} turns of the loop after it was woken"
+            ended.result()
 
 
 async def test_what_is_put_is_seen_and_becomes_ready_and_its_changes_requeue_the_server(dtma: DtmaHost) -> None:

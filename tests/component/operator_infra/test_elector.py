@@ -99,13 +99,52 @@ async def test_a_lease_is_released_although_the_stop_cancelled_a_renewal_that_to
 ) -> None:
     first, second = candidate("a"), candidate("b")
     await first.acquire()
-    # The renewal's answer comes too late: what it did is not known to the one who releases.
-    fake.version += 1
-    fake.objects[PATH]["metadata"]["resourceVersion"] = str(fake.version)
+    holding = asyncio.create_task(first.hold())
+
+    def stopped(method: str, path: str) -> bool:
+        return method == "PUT" and holding.cancel()
+
+    fake.lost = stopped
+    await asyncio.wait({holding}, timeout=10)
+    assert holding.cancelled()
+    fake.lost = lambda method, path: False
     await first.release()
     assert fake.objects[PATH]["spec"]["holderIdentity"] == ""
     assert await within(second, clock) < 3.0
     assert second.epoch == 2
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_lease_is_released_although_the_stop_cancelled_its_acquisition_which_took_effect(
+    candidate: Candidate, fake: FakeKube, clock: ManualClock, there: bool
+) -> None:
+    first, second = candidate("a"), candidate("b")
+    if there:
+        await second.acquire()
+        await second.release()
+    acquiring = asyncio.create_task(first.acquire())
+    fake.lost = lambda method, path: method in ("POST", "PUT") and acquiring.cancel()
+    await asyncio.wait({acquiring}, timeout=10)
+    assert acquiring.cancelled() and fake.objects[PATH]["spec"]["holderIdentity"] == "a"
+    fake.lost = lambda method, path: False
+    await first.release()
+    assert fake.objects[PATH]["spec"]["holderIdentity"] == ""
+    assert await within(second, clock) < 3.0
+
+
+async def test_a_candidate_that_never_asked_for_the_lease_releases_nothing(
+    candidate: Candidate, fake: FakeKube
+) -> None:
+    first, second = candidate("a"), candidate("b")
+    await first.acquire()
+    acquiring = asyncio.create_task(second.acquire())
+    fake.lost = lambda method, path: method == "GET" and acquiring.cancel()
+    await asyncio.wait({acquiring}, timeout=10)
+    assert acquiring.cancelled()
+    writes = len(fake.writes())
+    await second.release()
+    assert len(fake.writes()) == writes
+    first.check()
 
 
 async def test_a_lease_that_another_took_is_not_released(candidate: Candidate, fake: FakeKube) -> None:

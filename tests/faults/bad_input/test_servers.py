@@ -24,13 +24,15 @@ def is_told(troubled: Applied, trouble: Trouble) -> None:
     for words in trouble.says:
         assert words in ready["message"], ready["message"]
         assert words in event, event
-    body = world.find(server)
-    assert body is not None
-    conditions = {condition["type"]: condition["status"] for condition in body["status"]["conditions"]}
-    assert "Stalled" not in conditions, "the host goes on trying"
+
+    def look() -> tuple[str, str, bool]:
+        status = world.status(server)
+        conditions = {condition["type"]: condition["status"] for condition in status["conditions"]}
+        return conditions["Deployed"], status["phase"], "Stalled" in conditions
+
     # A container that is being restarted runs for a moment.
-    if trouble.reason not in ("ContainerExited", "OutOfMemory", "StartFailed"):
-        assert (conditions["Deployed"], body["status"]["phase"]) == (trouble.deployed, "Error")
+    seen = until("in error", look, lambda seen: seen[:2] == (trouble.deployed, "Error"), seconds=60)
+    assert not seen[2], "the host goes on trying"
 
 
 def is_cured(troubled: Applied, trouble: Trouble) -> None:

@@ -289,22 +289,6 @@ async def test_removal_takes_sessions_and_network_along(host: EngineHost, instan
             stream.close()
 
 
-async def test_removal_takes_along_what_is_just_being_made(host: EngineHost, instance: str) -> None:
-    for number in range(6):
-        host.want_sessions(instance)
-        await host.deployed(instance)
-        opening = asyncio.create_task(host.engine.open_session(instance, f"s-{number}"))
-        # Each at another point of its way.
-        await asyncio.sleep(number * 0.06)
-        await host.engine.remove(instance)
-        assert host.ids() == [] and host.networks() == []
-        for ended in await asyncio.gather(opening, return_exceptions=True):
-            if isinstance(ended, BaseException):
-                assert isinstance(ended, NotDeployed | Failure), ended
-            else:
-                ended.stream.close()
-
-
 async def test_sessions_share_their_servers_volumes_and_its_user_may_write_to_them(
     host: EngineHost, instance: str
 ) -> None:

@@ -263,9 +263,12 @@ async def test_a_hanging_postgresql_is_given_up_at_the_deadline(proxy: Proxy, po
         proxy.cut()
         proxy.thaw()
         await ready(store)
-    async with running(through(proxy, postgres)) as store:
-        await ready(store)
-        assert (await keep(store, [call(new_id(), now())])).added == 1
+        last = call(new_id(), now())
+        # Asked again: with deadlines so short a busy machine may have it given up once more.
+        async with asyncio.timeout(60):
+            while await store.keep_calls([last], {}) is None:
+                await ready(store)
+    assert [str(row["connection_id"]) for row in await query(postgres, CALLS)] == [last.connection]
 
 
 async def test_a_process_that_lost_its_leadership_writes_no_calls(postgres: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,9 @@ import psycopg
 import pytest
 
 from localstack import postgres as postgres_module
-from localstack.processes import Supervisor
+from localstack.postgres import Postgres
+from localstack.processes import Child, Supervisor
+from localstack.progress import SetupError
 from support.proxies.tcp_proxy import Proxy, proxy_to
 from support.record.rows import CLUSTER, PATIENT, QUICK, Leader, World, query, row_of, running, until_written
 from toolbox_operator.runtime import Fenced, SystemClock
@@ -38,6 +41,29 @@ async def eventually(what: str, condition: Callable[[], bool], seconds: float = 
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, f"not {what} after {seconds:.0f}s"
         await asyncio.sleep(0.02)
+
+
+def started_again(supervisor: Supervisor, server: Postgres) -> Child:
+    """The killed server anew. It refuses to start while a process of the old one still goes."""
+
+    def accepts() -> bool:
+        try:
+            psycopg.connect(server.admin_dsn(), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    end = time.monotonic() + 30
+    while True:
+        child = supervisor.start(server.child.command)
+        try:
+            child.wait_until(accepts, 30, "accepting connections")
+        except SetupError:
+            if child.running() or time.monotonic() > end:
+                child.stop()
+                raise
+        else:
+            return child
 
 
 async def test_rows_submitted_while_the_server_is_away_are_there_when_it_is_back(proxy: Proxy, postgres: str) -> None:
@@ -151,7 +177,7 @@ async def test_rows_catch_up_when_the_server_was_stopped_and_started_again(
             store.submit(world.instance(2, (1, 2)))
             store.submit(world.connection(instance=world.instance(2, (1, 2))))
             await eventually("unhealthy", lambda: not store.healthy)
-            child = supervisor.start(child.command)
+            child = await asyncio.to_thread(started_again, supervisor, server)
             await until_written(store, 30)
         row = await row_of(server.dsn(), "account_tool_instances", world.instance_id)
         assert (row["spec_generation"], row["observed_seq"]) == (2, 2)

@@ -1,4 +1,4 @@
-// Loaded before the suite: what it gives up by itself, after 0.5 to 10 s, gets twenty times as long. Its verdicts stay.
+// Loaded before the suite: what a timer of its own aborts, after 0.5 to 10 s, gets twenty times as long.
 "use strict";
 const start = globalThis.setTimeout;
 globalThis.setTimeout = (callback, milliseconds, ...rest) =>

@@ -1,7 +1,7 @@
 """DTMA that gives workers longer to acknowledge: `python -m support.hosts.patient_dtma serve --state-dir …`.
 
-On a busy machine a worker may need more than the product allows it; replacing it shows in status and Events. Everything
-else is the product's.
+On a busy machine a worker may need more than the product allows it; replacing it shows in status and Events. It
+has no session broker; what it does otherwise is the product's.
 """
 
 from __future__ import annotations
