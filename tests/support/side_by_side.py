@@ -16,9 +16,9 @@ LONG = (
     "faults/kubernetes",
     "faults/crashes/test_dtma_enumeration.py",
     "faults/stdio",
+    "faults/processes",
     "faults/hosts",
     "faults/bad_input",
-    "faults/processes",
     "faults/crashes",
     "component/gateway",
     "integration/engine",
@@ -33,8 +33,8 @@ LONG = (
 )
 """Folders (or files) under `tests/`, longest first; what is not below any of them comes last.
 
-A process that has no more than two tests left is given the next group at once, and the first group here is of two:
-the fourth, which it gets with it, is a short one.
+A process that has no more than two tests left is given the next group at once. The first group here and the third are
+so small: the fourth and the fifth, which come with them, are short ones.
 """
 SHARED = {
     "faults/bad_input": "objects",
