@@ -5,13 +5,10 @@ An engine that hangs is noticed after seconds instead of a minute. Everything el
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import signal
 from pathlib import Path
 
-import structlog
-
+from support.hosts.varied_dtma import main
 from toolbox_dtma.engine.api import Engine
 from toolbox_dtma.engine.docker import DockerEngine
 from toolbox_dtma.engine.timings import Timings
@@ -26,17 +23,10 @@ def brisk_engine(host: HostRecord, spec_key: bytes) -> Engine:
     return DockerEngine(host.host_id, spec_key, Path(host.runtime_dir), host.docker_url, timings=TIMINGS)
 
 
-async def run(state_dir: Path) -> None:
-    """`serve`, stopped by SIGTERM."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+async def brisk(state_dir: Path, stop: asyncio.Event) -> None:
+    """`serve` with this engine."""
     await serve(state_dir, stop=stop, make_engine=brisk_engine)
 
 
 if __name__ == "__main__":
-    # As the product: pretty tracebacks take so long that a host seems to be away.
-    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
-    parser = argparse.ArgumentParser()
-    parser.add_argument("command", choices=("serve",))
-    parser.add_argument("--state-dir", type=Path, required=True)
-    asyncio.run(run(parser.parse_args().state_dir))
+    main(brisk)
