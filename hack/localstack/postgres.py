@@ -103,7 +103,8 @@ class Postgres:
             connection.execute(statement)
 
 
-def _can_connect(dsn: str) -> bool:
+def can_connect(dsn: str) -> bool:
+    """Whether it accepts a connection now."""
     try:
         psycopg.connect(dsn, connect_timeout=2).close()
     except psycopg.OperationalError:
@@ -144,7 +145,7 @@ def start(supervisor: Supervisor, folder: Path) -> Postgres:
             Command("postgres", argv, env={"HOME": str(folder)}, cwd=folder, user=user, death_signal="INT")
         )
         server = Postgres(port, admin, role, child)
-        child.wait_until(lambda: _can_connect(server.admin_dsn()), 30, "accepting connections")
+        child.wait_until(lambda: can_connect(server.admin_dsn()), 30, "accepting connections")
         with psycopg.connect(server.admin_dsn(), autocommit=True, connect_timeout=10) as connection:
             connection.execute(
                 sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(ROLE), sql.Literal(role))

@@ -183,7 +183,11 @@ def test_a_tool_that_changes_is_hidden_until_its_new_hash_is_accepted(world: Wor
         hash_ = str(world.status(server)["toolsHash"])
         world.patch(server, {"spec": {"expose": {"tools": {"approvedHash": hash_}}}})
         # Its status, true before, stays so; its grant says from when on the host holds it to the hash.
-        until("the hash in the grant", lambda: world.approved(connection), lambda known: known == hash_)
+        until(
+            "the hash in the grant",
+            lambda: world.grant(connection).get("serverExpose"),
+            lambda expose: expose is not None and expose.get("approvedHash") == hash_,
+        )
         world.await_condition(server, "Ready", "True")
         world.await_condition(connection, "Ready", "True")
         return hash_

@@ -39,8 +39,8 @@ class _Live:
     instance: str
     container: str
     """Its name, which is known before its id is."""
-    asked: bool = False
-    """Whether Docker was asked for anything. Before, it waits for its turn."""
+    making: bool = False
+    """Whether it had its turn: Docker may have been asked for its container."""
     made: bool = False
     """Whether Docker has done all that was asked of it."""
     started: bool = False
@@ -108,7 +108,7 @@ class SessionContainers:
             async with self._starts:
                 if session not in self._live:
                     raise NotDeployed(live.instance)
-                live.asked = True
+                live.making = True
                 stream = await self._started(live.container, session, deployment)
         except BaseException:
             self._live.pop(session, None)
@@ -190,7 +190,7 @@ class SessionContainers:
             if live.instance == instance_id:
                 self.end(session, grace=0)
         # What is being made ends in a removal, and may have no container yet that is listed.
-        begun = [work for work, live in self._begun.items() if live.instance == instance_id and live.asked]
+        begun = [work for work, live in self._begun.items() if live.instance == instance_id and live.making]
         # Not gathered: a caller that is cancelled must not end them half done.
         if begun:
             await asyncio.wait(begun)

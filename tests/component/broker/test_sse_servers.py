@@ -116,7 +116,7 @@ async def test_events_may_come_in_any_pieces_with_any_line_ends_and_others_among
 
 
 async def test_messages_of_a_client_reach_the_server_one_after_another(server: SseScript) -> None:
-    # A server that takes a second for one POST is spared no other any more.
+    # Once a POST takes longer than a turn, the broker lets no later one wait for it.
     async with inside(deadlines=Deadlines(turn=30)) as broker, unix_http(broker.path) as http:
         session, stream = await opened(http, broker, server)
         before = server.connections

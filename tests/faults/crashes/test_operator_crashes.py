@@ -24,11 +24,11 @@ from localstack import images as images_module
 from localstack import kubernetes as kubernetes_module
 from localstack.docker import Engine
 from localstack.host import Host, Settings
-from localstack.kubernetes import REPOSITORY
 from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.progress import say
 from localstack.registry import Registry
+from support.hosts.varied_dtma import settings_for
 from support.operator_crashes.enumeration import Crashes, Reference, table
 from support.operator_crashes.launcher import launcher
 from support.operator_crashes.lives import Site, start
@@ -70,10 +70,7 @@ def site(
     cluster.install_crds()
     cluster.install_operator_account()
     cluster.kubectl("create", "namespace", SYSTEM)
-    settings = Settings(
-        environment={"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"},
-        serve_module="support.hosts.patient_dtma",
-    )
+    settings = Settings(**settings_for("support.hosts.patient_dtma"))
     host = Host(supervisor, state_folder / "crash-host", settings)
     host.start()
     image = images_module.ensure(supervisor, docker_engine, registry, "hello")

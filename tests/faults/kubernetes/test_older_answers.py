@@ -67,11 +67,9 @@ def facts(space: Space, server: Target) -> tuple[object, ...]:
     return world.status(server)["container"]["id"], grants, space.secret("bot")
 
 
-def settled(space: Space) -> bool:
-    """Whether the only grant names the Secret's token, and an end for every other."""
-    folder = space.world.stack.host.state_dir / "grants"
-    (name,) = space.world.grants_of(space.namespace)
-    credentials = json.loads((folder / name).read_text())["grant"]["credentials"]
+def settled(space: Space, connection: Target) -> bool:
+    """Whether its grant names the Secret's token, and an end for every other."""
+    credentials = space.world.grant(connection)["credentials"]
     token = hashlib.sha256(space.secret("bot")["token"].encode()).hexdigest()
     return [each["value"] for each in credentials if each["notAfter"] is None] == [token]
 
@@ -141,7 +139,7 @@ def test_an_older_secret_revokes_no_newer_token(arena: Arena, operator: Watched,
     until("another token", renewed)
     space.world.await_condition(connection, "Ready", "True")
     until("accepted", lambda: space.world.refusal(space.secret("bot"), "echo", {}), lambda refusal: refusal is None)
-    until("no other token without an end", lambda: settled(space))
+    until("no other token without an end", lambda: settled(space, connection))
     before = facts(space, server)
     fault = operator.proxy.fault(on("secrets", "get", name="bot-mcp"), Answer(older))
     until("asked for the Secret", lambda: fault.hits, lambda hits: hits >= 2)

@@ -45,19 +45,11 @@ async def eventually(what: str, condition: Callable[[], bool], seconds: float = 
 
 def started_again(supervisor: Supervisor, server: Postgres) -> Child:
     """The killed server anew. It refuses to start while a process of the old one still goes."""
-
-    def accepts() -> bool:
-        try:
-            psycopg.connect(server.admin_dsn(), connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
     end = time.monotonic() + 30
     while True:
         child = supervisor.start(server.child.command)
         try:
-            child.wait_until(accepts, 30, "accepting connections")
+            child.wait_until(lambda: postgres_module.can_connect(server.admin_dsn()), 30, "accepting connections")
         except SetupError:
             if child.running() or time.monotonic() > end:
                 child.stop()

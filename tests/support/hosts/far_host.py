@@ -16,7 +16,7 @@ import yaml
 from localstack import janitor
 from localstack import registry as registry_module
 from localstack.host import Host, Settings
-from localstack.kubernetes import REPOSITORY, Manifest
+from localstack.kubernetes import Manifest
 from localstack.processes import Child, Command, Supervisor
 from localstack.progress import SetupError, capture
 from localstack.registry import Registry
@@ -24,13 +24,11 @@ from support.engine.images import busybox_image
 from support.hosts import clocks, uplink
 from support.hosts.far_engine import FarEngine
 from support.hosts.state_files import records_in
+from support.hosts.varied_dtma import settings_for
 from support.system.space import toolbox_documents
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 
-_BRISK: dict[str, Any] = {
-    "environment": {"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"},
-    "serve_module": "support.hosts.brisk_dtma",
-}
+_BRISK = settings_for("support.hosts.brisk_dtma")
 
 
 @dataclass(frozen=True, slots=True)

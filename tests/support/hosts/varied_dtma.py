@@ -7,10 +7,19 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from localstack.kubernetes import REPOSITORY
+
 Serve = Callable[[Path, asyncio.Event], Coroutine[None, None, None]]
+
+
+def settings_for(module: str) -> dict[str, Any]:
+    """Of a local host whose DTMA is started by this module."""
+    environment = {"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"}
+    return {"environment": environment, "serve_module": module}
 
 
 def main(serve: Serve) -> None:

@@ -73,8 +73,7 @@ class RecordDatabase:
             for table, status in tables
         ]
         dsn = self.world.stack.parts.postgres.admin_dsn(self.database)
-        with psycopg.connect(dsn, options="-c search_path=magic_toolbox", connect_timeout=10) as connection:
-            return dict(connection.execute(" UNION ALL ".join(selects).encode()).fetchall())
+        return dict(self.world.rows(" UNION ALL ".join(selects), dsn=dsn))
 
     def await_behind(self) -> None:
         """The operator says of itself that the record is behind, and leads on."""

@@ -134,13 +134,11 @@ class World:
         records = records_in(self.stack.host.state_dir / "grants")
         return sorted(path.name for path, record in records.items() if record["grant"]["namespace"] == namespace)
 
-    def approved(self, connection: Target) -> str | None:
-        """The hash of tools that a connection's grant is held to by its server."""
-        for record in records_in(self.stack.host.state_dir / "grants").values():
-            grant = record["grant"]
-            if (grant["namespace"], grant["name"]) == (connection.namespace, connection.name):
-                return grant["serverExpose"].get("approvedHash")
-        return None
+    def grant(self, connection: Target) -> dict[str, Any]:
+        """A connection's grant as the host holds it; empty if it holds none."""
+        grants = (record["grant"] for record in records_in(self.stack.host.state_dir / "grants").values())
+        key = (connection.namespace, connection.name)
+        return next((grant for grant in grants if (grant["namespace"], grant["name"]) == key), dict[str, Any]())
 
     def open_rows(self, namespace: str) -> list[tuple[Any, ...]]:
         """Rows of a namespace's objects that are not closed."""
@@ -177,8 +175,8 @@ class World:
         )
         return matching(seen)[-1]
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of the record."""
-        dsn = self.stack.operator.database_url or self.stack.parts.postgres.dsn()
+    def rows(self, query: str, *, dsn: str | None = None) -> list[tuple[Any, ...]]:
+        """Rows of the record, read the way the operator has to it unless `dsn` is another."""
+        dsn = dsn or self.stack.operator.database_url or self.stack.parts.postgres.dsn()
         with psycopg.connect(dsn, options="-c search_path=magic_toolbox") as connection:
             return connection.execute(query.encode()).fetchall()
