@@ -28,7 +28,7 @@ from localstack.postgres import Postgres
 from localstack.processes import Supervisor
 from localstack.progress import say
 from localstack.registry import Registry
-from support.hosts.varied_dtma import settings_for
+from support.hosts.variants import settings_for
 from support.operator_crashes.enumeration import Crashes, Reference, table
 from support.operator_crashes.launcher import launcher
 from support.operator_crashes.lives import Site, start

@@ -24,7 +24,7 @@ from support.engine.images import busybox_image
 from support.hosts import clocks, uplink
 from support.hosts.far_engine import FarEngine
 from support.hosts.state_files import records_in
-from support.hosts.varied_dtma import settings_for
+from support.hosts.variants import settings_for
 from support.system.space import toolbox_documents
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE
 

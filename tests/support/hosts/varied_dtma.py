@@ -1,4 +1,7 @@
-"""What DTMA's process with something of its own is started by: the arguments and the stop of the product's `serve`."""
+"""What DTMA's process with something of its own is started by: the arguments and the stop of the product's `serve`.
+
+It runs in that process, which has the product and the tests on its path, and not the local stack.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,10 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import structlog
 
-from localstack.kubernetes import REPOSITORY
-
 Serve = Callable[[Path, asyncio.Event], Coroutine[None, None, None]]
-
-
-def settings_for(module: str) -> dict[str, Any]:
-    """Of a local host whose DTMA is started by this module."""
-    environment = {"PYTHONPATH": f"{REPOSITORY / 'dtma'}:{REPOSITORY / 'tests'}"}
-    return {"environment": environment, "serve_module": module}
 
 
 def main(serve: Serve) -> None:
