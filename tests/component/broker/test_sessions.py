@@ -11,16 +11,22 @@ import httpx
 import pytest
 
 from support.async_poll import until
-from support.broker.client import RawSession, headers_of, initialize, open_session, path_of
+from support.broker.client import RawSession, headers_of, initialize, open_session, path_of, unix_http
+from support.broker.inside import Inside, inside
 from support.broker.programs import INITIALIZED, Script, Scripted
 from support.broker.world import Broker
 from support.gateway.mcp_http import INITIALIZE, messages, request
+from toolbox_dtma.broker.session import Patience
 from toolbox_dtma.link.broker import Closing, Ended, Refused, SessionRefused
 
 pytestmark = pytest.mark.component
 
 
-async def opened(http: httpx.AsyncClient, broker: Broker, script: Script) -> tuple[RawSession, Scripted]:
+LAST_WORDS = 30.0
+"""Seconds that a process's last words may take on a busy machine."""
+
+
+async def opened(http: httpx.AsyncClient, broker: Broker | Inside, script: Script) -> tuple[RawSession, Scripted]:
     """A session and its process, of a new instance."""
     session, process = await asyncio.gather(open_session(http, broker.dtma.instance(script)), script.initialized())
     return session, process
@@ -153,23 +159,22 @@ async def test_what_dtma_ends_is_over_at_once(
     assert name not in broker.dtma.closed
 
 
-async def test_what_a_process_said_before_its_end_still_arrives(
-    http: httpx.AsyncClient, broker: Broker, script: Script
-) -> None:
-    session, process = await opened(http, broker, script)
-    answered = asyncio.ensure_future(session.call("tools/list", id=1))
-    await process.heard()
-    unanswered = asyncio.ensure_future(session.call("tools/list", id=2))
-    await process.heard()
-    (name,) = broker.dtma.sessions(session.instance)
-    # The word of its end overtakes what it wrote.
-    broker.dtma.end(name, Ended.EXITED, "The server's process has ended with code 3")
-    process.say({"jsonrpc": "2.0", "id": 1, "result": {"x": "y" * 500_000}})
-    process.end()
-    assert len((await answered)["result"]["x"]) == 500_000
-    assert (await unanswered)["error"]["message"] == "The server's process has ended with code 3"
-    await asyncio.gather(open_session(http, session.instance), script.initialized())
-    assert name not in broker.dtma.closed
+async def test_what_a_process_said_before_its_end_still_arrives(script: Script) -> None:
+    async with inside(Patience(last_words=LAST_WORDS)) as broker, unix_http(broker.path) as http:
+        session, process = await opened(http, broker, script)
+        answered = asyncio.ensure_future(session.call("tools/list", id=1))
+        await process.heard()
+        unanswered = asyncio.ensure_future(session.call("tools/list", id=2))
+        await process.heard()
+        (name,) = broker.dtma.sessions(session.instance)
+        # The word of its end overtakes what it wrote.
+        broker.dtma.end(name, Ended.EXITED, "The server's process has ended with code 3")
+        process.say({"jsonrpc": "2.0", "id": 1, "result": {"x": "y" * 500_000}})
+        process.end()
+        assert len((await answered)["result"]["x"]) == 500_000
+        assert (await unanswered)["error"]["message"] == "The server's process has ended with code 3"
+        await asyncio.gather(open_session(http, session.instance), script.initialized())
+        assert name not in broker.dtma.closed
 
 
 async def test_a_session_in_which_nothing_is_said_is_ended(

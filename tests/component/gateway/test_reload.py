@@ -96,9 +96,15 @@ def events(world: World, *names: str) -> list[str]:
     return [line["event"] for line in world.log_lines() if line["event"] in names]
 
 
+def await_reloaded(world: World, times: int = 1) -> None:
+    """New workers serve, and both old ones of each time have heard that they accept nobody any more."""
+    seen = lambda: events(world, "reloaded", "draining")  # noqa: E731
+    done = lambda: (seen().count("reloaded"), seen().count("draining")) == (times, 2 * times)  # noqa: E731
+    eventually(done, "the workers are replaced", seconds=ROLL)
+
+
 async def reloaded(world: World, times: int = 1) -> None:
-    done = lambda: events(world, "reloaded").count("reloaded") == times  # noqa: E731
-    await asyncio.to_thread(eventually, done, "the workers are replaced", seconds=ROLL)
+    await asyncio.to_thread(await_reloaded, world, times)
 
 
 async def test_no_call_fails_while_the_gateway_becomes_a_new_version_of_itself(
@@ -250,7 +256,7 @@ def test_new_settings_are_in_force_after_a_reload(world: World) -> None:
     settings = json.loads(world.config.read_text())
     world.config.write_text(json.dumps({**settings, "workers": 3, "clients": {"headSeconds": 0.2}}))
     reload(world)
-    eventually(lambda: events(world, "reloaded"), "the workers are replaced", seconds=ROLL)
+    await_reloaded(world)
     with socket.create_connection(("127.0.0.1", world.port), timeout=10) as plain:
         context = world.tls.client_context()
         with context.wrap_socket(plain, server_hostname="localhost") as tls:

@@ -177,6 +177,8 @@ async def test_over_a_reload_a_stream_with_a_call_stays_until_it_is_answered_and
             await busy.post(call("wait_long", {"seconds": 60.0}, id=5))
             assert await asyncio.to_thread(everyday.begun.wait, 10)
             olds = {hello.pid for hello in frail.dtma.workers}
+            draining = lambda: [line["event"] for line in frail.log_lines()].count("draining")  # noqa: E731
+            before = draining()
             assert frail.process is not None
             frail.process.send_signal(signal.SIGHUP)
             await asyncio.wait_for(idle.ended.wait(), 60)
@@ -190,6 +192,7 @@ async def test_over_a_reload_a_stream_with_a_call_stays_until_it_is_answered_and
                 assert (await busy.post(cancel, fresh)).status_code == 202
             await busy.answer(5)
             await asyncio.wait_for(busy.ended.wait(), 10)
+            await asyncio.to_thread(eventually, lambda: draining() == before + 2, "both old ones drain", seconds=60)
     # Not over a connection that is kept open to a worker which drains: a stream that begins there ends at once.
     async with (
         httpx.AsyncClient(verify=frail.tls.client_context(), timeout=15, trust_env=False) as later,

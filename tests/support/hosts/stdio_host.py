@@ -26,7 +26,7 @@ from support.engine.images import busybox_image, docker
 from support.hosts.tiny_stdio_server import COMMAND
 from support.poll import until
 from toolbox_dtma.engine.names import LABEL_HOST, LABEL_INSTANCE, LABEL_SESSION
-from toolbox_dtma.wire import EPOCH_HEADER, OWNER_HEADER
+from toolbox_dtma.wire import EPOCH_HEADER, OWNER_HEADER, ProblemCode
 
 OWNER = "cluster-a"
 
@@ -49,7 +49,8 @@ class StdioHost:
             base_url=f"https://{host.settings.address}:{self.host.management_port}",
             headers={"Authorization": f"Bearer {token}", OWNER_HEADER: OWNER, EPOCH_HEADER: "1"},
             verify=ssl.create_default_context(cafile=str(self.host.ca_file)),
-            timeout=30,
+            # Longer than a removal may keep its caller waiting.
+            timeout=60,
         )
         self._put(f"/v2/owners/{OWNER}", {"epoch": 1})
         self._put("/v2/host/config", {"gatewayURL": self.url})
@@ -93,9 +94,18 @@ class StdioHost:
         )
 
     def remove(self, instance: str) -> None:
-        """Delete it."""
+        """Delete it, to the end: a host that has to go on with that later says so, and is asked again."""
         where = {"uid": instance, "namespace": "team-a", "name": "tiny"}
-        self.api.delete(f"/v2/instances/{instance}", params=where).raise_for_status()
+
+        def attempt() -> str:
+            answer = self.api.delete(f"/v2/instances/{instance}", params=where)
+            if answer.is_success:
+                return ""
+            if answer.json().get("code") != ProblemCode.ENGINE_UNAVAILABLE:
+                answer.raise_for_status()
+            return answer.text
+
+        until(f"{instance} removed", attempt, lambda problem: not problem, seconds=90)
 
     def grant(self, instance: str) -> tuple[str, str]:
         """A new connection's UID and token."""
