@@ -22,10 +22,6 @@ from toolbox_dtma.link.broker import Closing, Ended, Refused, SessionRefused
 pytestmark = pytest.mark.component
 
 
-LAST_WORDS = 30.0
-"""Seconds that a process's last words may take on a busy machine."""
-
-
 async def opened(http: httpx.AsyncClient, broker: Broker | Inside, script: Script) -> tuple[RawSession, Scripted]:
     """A session and its process, of a new instance."""
     session, process = await asyncio.gather(open_session(http, broker.dtma.instance(script)), script.initialized())
@@ -160,7 +156,8 @@ async def test_what_dtma_ends_is_over_at_once(
 
 
 async def test_what_a_process_said_before_its_end_still_arrives(script: Script) -> None:
-    async with inside(Patience(last_words=LAST_WORDS)) as broker, unix_http(broker.path) as http:
+    # As long as its last words may take on a busy machine.
+    async with inside(Patience(last_words=30.0)) as broker, unix_http(broker.path) as http:
         session, process = await opened(http, broker, script)
         answered = asyncio.ensure_future(session.call("tools/list", id=1))
         await process.heard()

@@ -9,6 +9,8 @@ import pytest
 
 from support.hosts.variants import settings_for
 
+pytestmark = pytest.mark.component
+
 
 @pytest.mark.parametrize("module", ["support.hosts.brisk_dtma", "support.hosts.patient_dtma"])
 def test_dtma_of_a_fault_test_starts_without_the_local_stack_on_its_path(module: str) -> None:

@@ -178,5 +178,5 @@ class World:
     def rows(self, query: str, *, dsn: str | None = None) -> list[tuple[Any, ...]]:
         """Rows of the record, read the way the operator has to it unless `dsn` is another."""
         dsn = dsn or self.stack.operator.database_url or self.stack.parts.postgres.dsn()
-        with psycopg.connect(dsn, options="-c search_path=magic_toolbox") as connection:
+        with psycopg.connect(dsn, options="-c search_path=magic_toolbox", connect_timeout=10) as connection:
             return connection.execute(query.encode()).fetchall()
